@@ -1,0 +1,75 @@
+"""What stages report to each other: gates, stress reports, measured figures.
+
+A gate compares a bound, never a point, and says in a sentence what that means. A value that is
+missing or not finite fails.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from tasks.core.params import Section
+
+
+class Gate(Section):
+    """One decision: `value` was compared with `bound`; `why` is a sentence for people."""
+
+    name: str
+    value: float | None
+    bound: float
+    passed: bool
+    why: str
+    margin: float | None = None
+
+
+def at_least(name: str, value: float | None, bound: float, why: str) -> Gate:
+    """A gate that passes when `value >= bound`.
+
+    >>> at_least("accuracy", float("nan"), 0.9, "lower bound of accuracy").passed
+    False
+    """
+    known = _finite(value)
+    return Gate(
+        name=name,
+        value=known,
+        bound=bound,
+        passed=known is not None and known >= bound,
+        why=why,
+        margin=None if known is None else known - bound,
+    )
+
+
+def at_most(name: str, value: float | None, bound: float, why: str) -> Gate:
+    """A gate that passes when `value <= bound`."""
+    known = _finite(value)
+    return Gate(
+        name=name,
+        value=known,
+        bound=bound,
+        passed=known is not None and known <= bound,
+        why=why,
+        margin=None if known is None else bound - known,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+class StressReport(Section):
+    """`reports/STUDENT/stress/FAMILY.json`. A family that crashed has `error` and no gates."""
+
+    format: Literal["stillhouse/stress/1"] = "stillhouse/stress/1"
+    student: str
+    family: str
+    model_sha256: str
+    rows: int
+    results: dict[str, Any]
+    gates: tuple[Gate, ...]
+    error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """At least one gate, all of them passed, and no crash."""
+        return self.error is None and bool(self.gates) and all(g.passed for g in self.gates)

@@ -1,0 +1,97 @@
+"""ONNX files as data: checked before they are opened, scored through ONNX Runtime on the CPU.
+
+A file may only use operators of `ai.onnx` and `com.microsoft`, keeps its weights inside itself and
+stays under a size; anything else is refused before a session sees it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from tasks.core.errors import DataError
+
+DOMAINS = {"", "ai.onnx", "com.microsoft"}
+MAX_BYTES = 2**31  # protobuf's own limit
+
+
+def check_onnx(path: Path) -> onnx.ModelProto:
+    """Read `path` if it is a safe ONNX file; otherwise a `DataError` that says what is wrong."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.stat().st_size >= MAX_BYTES:
+        raise DataError(f"{path}: larger than {MAX_BYTES:,} bytes; not accepted")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: not a valid ONNX file ({first}); export it again") from None
+    for graph in _graphs(model.graph):
+        for tensor in graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+                raise DataError(
+                    f"{path}: weight '{tensor.name}' lies outside the file; "
+                    "save with save_as_external_data=False"
+                )
+        for node in graph.node:
+            if node.domain not in DOMAINS:
+                raise DataError(
+                    f"{path}: operator {node.domain}::{node.op_type} is outside the allowed "
+                    "domains ai.onnx and com.microsoft; export without custom operators"
+                )
+    return model
+
+
+def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """`graph` and every graph nested in its nodes."""
+    found = [graph]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found.extend(_graphs(attribute.g))
+            for inner in attribute.graphs:
+                found.extend(_graphs(inner))
+    return found
+
+
+def open_session(
+    model: Path | bytes, threads: int = 1, optimise: bool = True
+) -> ort.InferenceSession:
+    """A CPU session with fixed threads. A path is checked first; bytes are ours already."""
+    if isinstance(model, Path):
+        check_onnx(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        name = model if isinstance(model, Path) else "the model"
+        first = str(error).splitlines()[0]
+        raise DataError(f"{name}: ONNX Runtime cannot open it ({first})") from None
+
+
+def score(
+    session: ort.InferenceSession, images: NDArray[np.generic], batch: int = 256
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Logits (N, classes) and `valid` (N,) of raw `images` (N, C, H, W), in batches.
+
+    A model without a `valid` output (a given teacher) counts as valid throughout.
+    """
+    name = session.get_inputs()[0].name
+    logits, valid = [], []
+    for start in range(0, max(len(images), 1), batch):
+        outputs = session.run(None, {name: images[start : start + batch].astype(np.float32)})
+        logits.append(outputs[0])
+        rows = len(outputs[0])
+        valid.append(outputs[1] if len(outputs) > 1 else np.ones(rows, dtype=bool))
+    return np.concatenate(logits), np.concatenate(valid)

@@ -1,0 +1,141 @@
+"""Tables of labelled arrays in Parquet, and the fingerprint that describes them.
+
+A table has one row per example: `row` (SHA-256 of its content), `label` (class index) and
+`pixels` (flat, fixed length). The quarantine lists rows that are set aside from training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tasks.core.errors import DataError
+from tasks.core.files import read_json, whole
+from tasks.core.params import Section, check
+
+SPLITS = ("train", "val", "test")
+DATA = Path("data")
+
+
+class Schema(Section):
+    """What one example is: shape (C, H, W), dtype and closed range of its raw values, classes."""
+
+    modality: Literal["vision"]
+    shape: tuple[int, int, int]
+    dtype: Literal["uint8", "float32"]
+    range: tuple[float, float]
+    classes: tuple[str, ...]
+
+
+class Split(Section):
+    """One table: its rows, per class, and the SHA-256 of its file."""
+
+    rows: int
+    per_class: dict[str, int]
+    sha256: str
+
+
+class Fingerprint(Section):
+    """`data/fingerprint.json`: the data of a run in one page; `digest` covers all of it."""
+
+    format: Literal["stillhouse/fingerprint/1"]
+    data: Schema
+    snapshot: str
+    splits: dict[str, Split]
+    mean: float
+    std: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows in memory. `images` has shape (N, C, H, W) in the raw dtype; `labels` is int64."""
+
+    rows: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    images: NDArray[np.uint8] | NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> Table:
+        """The rows that `index` selects."""
+        return Table(self.rows[index], self.labels[index], self.images[index])
+
+
+def write_table(path: Path, table: Table) -> None:
+    """Write `table` as Parquet; equal tables give equal bytes."""
+    flat = np.ascontiguousarray(table.images).reshape(len(table), -1)
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    columns = {
+        "row": pa.array(table.rows.tolist(), pa.string()),
+        "label": pa.array(table.labels.astype(np.int32)),
+        "pixels": pixels,
+    }
+    with whole(path) as scratch:
+        pq.write_table(pa.table(columns), scratch, compression="zstd")
+
+
+def read_table(path: Path, schema: Schema) -> Table:
+    """Read a Parquet table and check it against `schema`."""
+    try:
+        content = pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run `stillhouse run` or `dvc checkout`") from None
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}); run ingest") from None
+    flat = content["pixels"].combine_chunks()
+    values = flat.flatten().to_numpy(zero_copy_only=False)
+    expected = int(np.prod(schema.shape))
+    if len(content) * expected != len(values):
+        raise DataError(f"{path}: rows do not have {expected} values each; run ingest")
+    images = values.astype(schema.dtype, copy=False).reshape(-1, *schema.shape)
+    rows = np.array(content["row"].to_pylist(), dtype="U64")
+    return Table(rows, content["label"].to_numpy().astype(np.int64), images)
+
+
+def read_fingerprint(path: Path = DATA / "fingerprint.json") -> Fingerprint:
+    """The fingerprint of today's tables."""
+    return check(Fingerprint, read_json(path), where=str(path))
+
+
+def read_split(split: str, schema: Schema, folder: Path = DATA) -> Table:
+    """One split, whole."""
+    return read_table(folder / f"{split}.parquet", schema)
+
+
+def read_train(schema: Schema, folder: Path = DATA) -> Table:
+    """The training rows that validation did not set aside."""
+    table = read_split("train", schema, folder)
+    aside = read_quarantine(folder / "quarantine.parquet")
+    index = np.array(
+        [p for s, p in zip(aside["split"], aside["position"], strict=True) if s == "train"],
+        dtype=np.int64,
+    )
+    keep = np.ones(len(table), dtype=bool)
+    keep[index] = False
+    return table.take(keep)
+
+
+QUARANTINE = pa.schema(
+    [
+        ("split", pa.string()),  # train | val | test
+        ("position", pa.int64()),  # index of the row in that table
+        ("row", pa.string()),
+        ("label", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+def read_quarantine(path: Path) -> dict[str, list[str] | list[int]]:
+    """The quarantine as columns; see `QUARANTINE`."""
+    content: dict[str, list[str] | list[int]] = pq.read_table(path, schema=QUARANTINE).to_pydict()
+    return content

@@ -1,0 +1,141 @@
+"""One readable training loop: the teacher's, every rung's, and that of quantization-aware tuning.
+
+Data lives in tensors; a batch is an index. The loss sees logits, labels and the teacher's signal
+for the very view that the network saw, and never knows where the signal came from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from tasks.core.errors import DataError, StillhouseError
+from tasks.core.params import Section
+from tasks.core.seeds import derived
+
+
+class Training(Section):
+    """Hyper-parameters of one training, all in plain units."""
+
+    epochs: int = Field(ge=1)
+    batch: int = Field(default=128, ge=2)
+    learning_rate: float = Field(gt=0)  # peak of the one-cycle schedule
+    weight_decay: float = Field(default=5e-4, ge=0)  # decoupled (AdamW)
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss sees. `signal`: the teacher's logits (N, classes) for these views, or None."""
+
+    labels: Tensor
+    signal: Tensor | None
+
+
+Loss = Callable[[Tensor, Batch], Tensor]
+Views = Callable[[Tensor, NDArray[np.int64], int], Tensor]
+Signal = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows as tensors: raw images (N, C, H, W) and labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class TrainingError(StillhouseError):
+    """The loss is not finite: the run stops at once."""
+
+    exit_code = 3
+
+
+def train(
+    net: nn.Module,
+    rows: Rows,
+    loss: Loss,
+    training: Training,
+    view: Views,
+    signal: Signal | None,
+    validate: Callable[[], float],
+    history: Path,
+    what: str,
+) -> None:
+    """Train `net` in place; one JSON line per epoch goes to `history` as it happens.
+
+    `view(images, index, k)` gives view k of rows `index`; `signal(index, k)` the teacher's logits
+    for it; `validate()` the accuracy on validation rows. Epoch e shows view e to every row, so a
+    bank of K views is used in K epochs.
+    """
+    count = len(rows.labels)
+    if training.batch > count:
+        raise DataError(
+            f"{what}: batch {training.batch} is larger than the {count} training rows; "
+            "lower it in params.yaml"
+        )
+    steps = training.epochs * (count // training.batch)
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    plain = [p for p in net.parameters() if p.ndim <= 1]  # biases, BatchNorm, scales: no decay
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": training.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=training.learning_rate,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, training.learning_rate, total_steps=steps, pct_start=0.2
+    )
+    history.parent.mkdir(parents=True, exist_ok=True)
+    with history.open("w") as lines:
+        for epoch in range(training.epochs):
+            net.train()
+            total = 0.0
+            for index in _batches(count, training.batch, derived(training.seed, "order", epoch)):
+                images = view(rows.images[index].float(), index.numpy(), epoch)
+                batch = Batch(rows.labels[index], signal(index, epoch) if signal else None)
+                value = loss(net(images), batch)
+                number = float(value.detach())
+                if not math.isfinite(number):
+                    raise TrainingError(
+                        f"{what}: the loss is {number} in epoch {epoch + 1}; "
+                        "lower its learning_rate in params.yaml"
+                    )
+                optimiser.zero_grad(set_to_none=True)
+                value.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+                total += number
+            accuracy = validate()
+            line = {
+                "epoch": epoch + 1,
+                "loss": round(total / (count // training.batch), 6),
+                "val_accuracy": round(accuracy, 6),
+                "learning_rate": round(float(schedule.get_last_lr()[0]), 8),
+            }
+            lines.write(json.dumps(line) + "\n")
+            lines.flush()
+            print(
+                f"{what}: epoch {epoch + 1}/{training.epochs} "
+                f"loss {line['loss']:.4f} val {accuracy:.4f}",
+                flush=True,
+            )
+    net.eval()
+
+
+def _batches(count: int, batch: int, seed: int) -> Iterator[Tensor]:
+    """Index tensors of one shuffled epoch; the last short batch is dropped."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    for start in range(0, count - batch + 1, batch):
+        yield order[start : start + batch]

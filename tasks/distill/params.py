@@ -1,0 +1,64 @@
+"""The `distill` section: the rungs of the chain and which of them ship."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator, model_validator
+
+from tasks.core.models import Architecture
+from tasks.core.params import Section
+from tasks.core.trainer import Training
+
+NAME = r"^[a-z][a-z0-9_]{0,31}$"  # a folder, a stage and an MLflow tag
+
+
+class Rung(Section):
+    """One step of the chain: a network that learns from the one that `from` names."""
+
+    from_: str = Field(alias="from")
+    architecture: Architecture
+    training: Training
+    temperature: float = Field(default=4.0, gt=0)
+    losses: dict[str, float] = Field(min_length=1)  # weights of the sum, by file in losses/
+
+    @field_validator("losses")
+    @classmethod
+    def _weighty(cls, losses: dict[str, float]) -> dict[str, float]:
+        if min(losses.values()) < 0 or sum(losses.values()) <= 0:
+            raise ValueError("loss weights are not negative and do not sum to 0")
+        return losses
+
+
+class DistillParams(Section):
+    """`distill`. Checked as a graph: every parent exists, no circle, `ship` names rungs."""
+
+    ship: tuple[str, ...] = Field(min_length=1)
+    rungs: dict[str, Rung] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _chained(self) -> DistillParams:
+        for name, rung in self.rungs.items():
+            if not re.fullmatch(NAME, name) or name == "teacher":
+                raise ValueError(f"rung '{name}': a name has a-z, 0-9 and _, and is not 'teacher'")
+            if rung.from_ != "teacher" and rung.from_ not in self.rungs:
+                known = ", ".join(["teacher", *self.rungs])
+                raise ValueError(
+                    f"rung '{name}' learns from '{rung.from_}', which is none of {known}"
+                )
+        for name in self.rungs:
+            seen, at = [name], self.rungs[name].from_
+            while at != "teacher":
+                if at in seen:
+                    raise ValueError(
+                        f"rungs {' -> '.join([*seen, at])} form a circle; let one "
+                        "learn from teacher"
+                    )
+                seen.append(at)
+                at = self.rungs[at].from_
+        for name in self.ship:
+            if name not in self.rungs:
+                raise ValueError(f"ship names '{name}', which is none of {', '.join(self.rungs)}")
+        if len(set(self.ship)) != len(self.ship):
+            raise ValueError("ship names a rung twice")
+        return self

@@ -1,0 +1,50 @@
+"""The `judge` and `requirements` sections: what an approved student must show.
+
+Of other stages' sections the judge reads a few keys, for its card and to know what must be there.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from tasks.core.params import Section
+
+
+class JudgeParams(Section):
+    """`judge`: relative gates and their statistics. Margins are shares of rows."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)  # one-sided
+    margin: float = Field(gt=0, lt=1)
+    macro_f1_margin: float = Field(gt=0, lt=1)
+    class_margin: float = Field(gt=0, lt=1)
+    bootstrap: int = Field(default=1000, ge=100)
+    seed: int = Field(ge=0)
+
+
+class Requirements(Section):
+    """`requirements`: absolute gates."""
+
+    teacher_accuracy: float = Field(gt=0, le=1)
+    accuracy: float = Field(gt=0, le=1)
+    bytes: int = Field(gt=0)
+    latency_ms: float = Field(gt=0)
+
+
+class Recipe(BaseModel):
+    """How a rung was taught."""
+
+    temperature: float = 4.0
+    alpha: float = 0.9
+
+
+class Distillation(BaseModel):
+    """Of `distill`: what ships, and how each rung was taught."""
+
+    ship: tuple[str, ...]
+    rungs: dict[str, Recipe]
+
+
+class Families(BaseModel):
+    """Of `stress`: the families that must have reported."""
+
+    families: tuple[str, ...] = Field(min_length=1)

@@ -1,0 +1,38 @@
+"""The `quantize` section: the candidates of the search and the bounds of the choice."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from tasks.core.params import Section
+from tasks.core.trainer import Training
+
+Scheme = Literal["float32", "dynamic", "static", "qat"]
+
+
+class Calibration(Section):
+    """Training rows that set activation ranges, and how."""
+
+    rows: int = Field(ge=16)
+    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    percentile: float = Field(default=99.99, gt=50, le=100)
+
+
+class QuantizeParams(Section):
+    """`quantize`. float32 is always a candidate: it is what the others are measured against."""
+
+    schemes: tuple[Scheme, ...] = Field(min_length=1)
+    calibration: Calibration
+    qat: Training
+    temperature: float = Field(default=4.0, gt=0)
+    alpha: float = Field(default=0.9, ge=0, le=1)
+    accuracy_drop: float = Field(ge=0, le=1)
+    latency_margin: float = Field(ge=1)
+
+
+class Budget(BaseModel):
+    """What this stage reads of `requirements`: the median at batch 1 on one thread."""
+
+    latency_ms: float = Field(gt=0)

@@ -1,0 +1,146 @@
+"""A teacher that was trained elsewhere: checked against today's data before it teaches anyone.
+
+Its folder holds `spec.json` (`stillhouse/model/1`) beside `weights.safetensors`, or beside a
+`model.onnx` of any framework, which then teaches as a black box.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from tasks.core.errors import DataError, TeacherError
+from tasks.core.files import read_json, sha256
+from tasks.core.models import (
+    ONNX,
+    WEIGHTS,
+    Architecture,
+    ModelSpec,
+    Normalisation,
+    finite,
+    parameters,
+    read_weights,
+)
+from tasks.core.params import Section, check
+from tasks.core.session import check_onnx, open_session, score
+from tasks.core.tables import Schema
+from tasks.modalities.vision.networks import build, flops
+
+
+class GivenSpec(Section):
+    """What `spec.json` of a given teacher must say. The rest is counted here, never believed."""
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    architecture: Architecture | None = None  # safetensors only
+    normalisation: Normalisation | None = None  # safetensors only
+    created: str | None = None  # ISO date, for teach.max_age
+
+
+def read_given(folder: Path, kind: str, data: Schema) -> ModelSpec:
+    """The full spec of the teacher in `folder`; `kind` is "safetensors" or "onnx".
+
+    Raises `TeacherError` if its classes, input shape, weights or file are not fit to teach.
+    """
+    if not folder.is_dir():
+        raise TeacherError(
+            f"{folder}: no given teacher in the snapshot; set teach.path and run "
+            "`stillhouse run`, which copies it there"
+        )
+    given = check(GivenSpec, read_json(folder / "spec.json"), where="teacher spec.json")
+    if given.classes != data.classes:
+        odd = sorted(set(given.classes) ^ set(data.classes))
+        raise TeacherError(
+            f"teacher spec.json: its classes are not the data's in the same order "
+            f"({', '.join(odd) or 'other order'}); give a teacher of these classes"
+        )
+    if given.shape != data.shape:
+        raise TeacherError(
+            f"teacher spec.json: takes {given.shape}, the data is {data.shape}; "
+            "give a teacher of this shape"
+        )
+    try:
+        spec = _torch(folder, given, data) if kind == "safetensors" else _onnx(folder, given, data)
+    except DataError as error:
+        raise TeacherError(str(error)) from None
+    return spec
+
+
+def _torch(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
+    """Safetensors of the residual family."""
+    if given.architecture is None or given.normalisation is None:
+        raise TeacherError(
+            "teacher spec.json: needs architecture and normalisation; for another "
+            "architecture export it to ONNX and set teach.source: onnx"
+        )
+    path = folder / WEIGHTS
+    state = read_weights(path)
+    if not finite(state):
+        raise TeacherError(f"{path}: holds NaN or infinite weights; give sound ones")
+    net = build(given.architecture, data, given.normalisation)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise TeacherError(
+            f"{path}: does not fit its architecture ({str(error).splitlines()[1].strip()})"
+        ) from None
+    count = parameters(state)
+    return ModelSpec(
+        name="teacher",
+        kind="torch",
+        architecture=given.architecture,
+        normalisation=given.normalisation,
+        data=data,
+        parameters=count,
+        bytes=4 * count,
+        flops=flops(net, data),
+        sha256=sha256(path),
+        created=given.created,
+    )
+
+
+def _onnx(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
+    """Any safe ONNX file with one image input and logits as its first output."""
+    path = folder / ONNX
+    model = check_onnx(path)
+    count = _weights(model, path)
+    session = open_session(path)
+    probe = np.full((2, *data.shape), data.range[0], dtype=np.float32)
+    try:
+        logits, _ = score(session, probe)
+    except Exception as error:
+        raise TeacherError(
+            f"{path}: cannot score float32 input of shape (N, {data.shape}) "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    if logits.shape != (2, len(data.classes)):
+        raise TeacherError(
+            f"{path}: gives {logits.shape[1:]} outputs for {len(data.classes)} "
+            "classes; its first output must be the logits"
+        )
+    return ModelSpec(
+        name="teacher",
+        kind="onnx",
+        architecture=None,
+        normalisation=None,
+        data=data,
+        parameters=count,
+        bytes=4 * count,
+        flops=None,
+        sha256=sha256(path),
+        created=given.created,
+    )
+
+
+def _weights(model: onnx.ModelProto, path: Path) -> int:
+    """Number of weights in the graph's initialisers; NaN or infinite ones are refused."""
+    count = 0
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise TeacherError(f"{path}: weight '{tensor.name}' has NaN or infinite values")
+        count += values.size if values.dtype.kind == "f" or values.dtype.itemsize == 1 else 0
+    return count
