@@ -205,7 +205,7 @@ def gather(a: Attributes, x: Tensor, index: Tensor) -> Tensor:
     """Gather along one axis."""
     axis = a.get("axis", 0) % x.ndim
     taken = x.index_select(axis, index.reshape(-1) % x.shape[axis])
-    return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return taken.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
 
 
 def cast(a: Attributes, x: Tensor) -> Tensor:

@@ -84,8 +84,8 @@ def impulse_noise(image: Unit, severity: int, random: np.random.Generator) -> Un
 
 
 def gaussian_blur(image: Unit, severity: int, random: np.random.Generator) -> Unit:  # noqa: ARG001
-    """Out of focus: sigma 5 % to 17 % of the shorter side."""
-    sigma = _level(severity, 0.05, 0.03) * min(image.shape[1:])
+    """Out of focus: sigma 7 % to 19 % of the shorter side."""
+    sigma = _level(severity, 0.07, 0.03) * min(image.shape[1:])
     return np.asarray(ndimage.gaussian_filter(image, (0, sigma, sigma), mode="nearest"))
 
 

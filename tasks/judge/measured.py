@@ -1,0 +1,120 @@
+"""What this machine measures: median latency of three models, and CPU-seconds spent on the way.
+
+These figures are never reproducible. They stand under `measured` with the CPU they belong to; a
+declared budget may veto a student by them, and nothing is ranked by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.core.cost import cpu, latency_ms
+from tasks.core.errors import DataError
+from tasks.core.files import read_json
+from tasks.core.models import MODELS
+from tasks.core.reports import Gate, at_most
+from tasks.core.session import open_session
+from tasks.judge.case import SHIP, Case
+from tasks.judge.verdict import Latency, Measured
+from tasks.modalities.vision.scorers import load_network
+
+MEASURED = Path("measured")
+ROUNDS = 3  # of each model in turn; the quietest one counts
+RUNS = 100  # of one model in one round,
+BUDGET_MS = 600.0  # unless they would take longer than this
+
+Call = Callable[[], object]
+
+
+def measure(case: Case, budget_ms: float) -> Measured:
+    """Time teacher, float student and student on one row with one thread; gate the student."""
+    row = case.test.images[:1].astype(np.float32)
+    folder = SHIP / case.student
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = medians(
+            {
+                "teacher": _teacher(case, row),
+                "float_student": _session(folder / "float.onnx", row),
+                "student": _session(folder / "model.onnx", row),
+            }
+        )
+    finally:
+        torch.set_num_threads(before)
+    latency = Latency(**times)
+    names = ["teacher", *(rung.name for rung in case.rung.lineage[1:]), case.student]
+    return Measured(
+        cpu=cpu(),
+        latency_ms=latency,
+        cpu_seconds=spent([*names, f"quantize-{case.student}"]),
+        gates=(latency_gate(latency, budget_ms),),
+    )
+
+
+def medians(calls: dict[str, Call]) -> dict[str, float]:
+    """Median milliseconds of each call: of `ROUNDS` rounds, taken in turn, the quietest."""
+    runs = {}
+    for name, call in calls.items():
+        once = latency_ms(call, runs=3, warm_up=3)["p50"]
+        runs[name] = int(min(RUNS, max(5, BUDGET_MS / max(once, 1e-3))))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            found[name].append(latency_ms(call, runs[name], warm_up=2)["p50"])
+    return {name: min(values) for name, values in found.items()}
+
+
+def latency_gate(latency: Latency, budget_ms: float) -> Gate:
+    """The student's median against its budget, and what quantization did to speed here."""
+    change = latency.float_student / max(latency.student, 1e-6)
+    speed = (
+        f"{change:.1f} times as fast as its float version"
+        if change >= 1
+        else f"{1 / max(change, 1e-6):.1f} times as long as its float version takes"
+    )
+    return at_most(
+        "latency_ms",
+        latency.student,
+        budget_ms,
+        f"Median {latency.student:.3f} ms for one row on one thread, {speed}; "
+        f"{budget_ms:g} ms are allowed.",
+    )
+
+
+def spent(names: list[str], folder: Path = MEASURED) -> dict[str, float]:
+    """CPU-seconds of the named stages, as they noted them; a stage that noted none is left out."""
+    found = {}
+    for name in names:
+        try:
+            noted = read_json(folder / f"{name}.json").get("cpu_seconds")
+        except (DataError, AttributeError):
+            continue
+        if isinstance(noted, int | float):
+            found[name] = float(noted)
+    return found
+
+
+def _teacher(case: Case, row: NDArray[np.float32]) -> Call:
+    """One forward pass of the teacher, in torch or, for a black box, in ONNX Runtime."""
+    folder = MODELS / "teacher"
+    if case.teacher_spec.kind == "onnx":
+        return _session(folder / "model.onnx", row)
+    network, image = load_network(folder, case.teacher_spec), torch.from_numpy(row)
+
+    def forward() -> object:
+        with torch.inference_mode():
+            return network(image)
+
+    return forward
+
+
+def _session(path: Path, row: NDArray[np.float32]) -> Call:
+    session = open_session(path, threads=1)
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: row})

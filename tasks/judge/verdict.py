@@ -1,0 +1,164 @@
+"""`verdict.json`: what the judge decided, on which figures; typed for whoever reads it.
+
+One document, one meaning: `approved` is true exactly when every gate in the document passed. So the
+copy in the evidence, which leaves out `measured` because times differ between machines, speaks of
+the reproducible gates alone, while `reports/STUDENT/verdict.json` decides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import JsonValue, model_validator
+
+from tasks.core.files import read_json
+from tasks.core.params import Section, check
+from tasks.core.reports import Gate
+
+DIGITS = 6  # decimals kept: far finer than any decision, coarser than a platform's last bit
+
+
+class Rate(Section):
+    """A share of rows with its one-sided Wilson bounds."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ShippedStudent(Section):
+    """The file that ships. `flops` is for one row."""
+
+    name: str
+    path: str
+    sha256: str
+    bytes: int
+    parameters: int
+    flops: int | None
+
+
+class Teacher(Section):
+    """What the student came from. `bytes` counts float32 weights."""
+
+    sha256: str
+    bytes: int
+    parameters: int
+
+
+class Link(Section):
+    """One link of the chain, teacher first, the shipped student last.
+
+    `retention` and `compression` (parameters) are against the teacher, `step` (parameters) against
+    the link before. Rungs are scored on validation rows, the others on test rows: see `split`.
+    """
+
+    name: str
+    role: Literal["teacher", "rung", "float_student", "student"]
+    split: Literal["val", "test"]
+    accuracy: Rate
+    parameters: int
+    flops: int | None
+    bytes: int
+    retention: float
+    compression: float
+    step: float
+
+
+class Baseline(Section):
+    """Logistic regression on raw features: what a student must beat to be worth its trouble."""
+
+    accuracy: Rate
+    rows: int  # training rows it was fitted on
+    features: int
+    loss_upper: float  # bound of what the student loses to it; below zero, the student wins
+
+
+class Weakness(Section):
+    """Where the student is behind its teacher. `q`: of a one-sided McNemar test, for classes."""
+
+    where: str
+    rows: int | None
+    teacher: float
+    student: float
+    loss: float
+    q: float | None = None
+
+
+class Latency(Section):
+    """Median milliseconds for one row on one thread."""
+
+    teacher: float
+    float_student: float
+    student: float
+
+
+class Measured(Section):
+    """Figures of one machine. They may veto by a declared budget and never rank."""
+
+    cpu: dict[str, JsonValue]
+    latency_ms: Latency
+    cpu_seconds: dict[str, float]
+    gates: tuple[Gate, ...]
+
+
+class Verdict(Section):
+    """`stillhouse/verdict/1`."""
+
+    format: Literal["stillhouse/verdict/1"] = "stillhouse/verdict/1"
+    approved: bool
+    gates: tuple[Gate, ...]
+    student: ShippedStudent
+    teacher: Teacher
+    chain: tuple[Link, ...]
+    baseline: Baseline
+    retention: float
+    compression: float  # of parameters
+    compression_bytes: float  # the teacher's float weights over the shipped file
+    loss_upper: float  # bound of what the student loses to its teacher, in shares of rows
+    margin_resolution: float  # the same bound if no test row were discordant
+    confidence: float
+    rows: int  # of the test table
+    weaker: tuple[Weakness, ...]
+    measured: Measured | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Verdict:
+        if self.approved == bool(self.failed) or not self.gates:
+            raise ValueError("'approved' contradicts the gates; the file was changed by hand")
+        return self
+
+    @property
+    def failed(self) -> tuple[Gate, ...]:
+        """The gates that refuse the student, measured ones last."""
+        measured = self.measured.gates if self.measured else ()
+        return tuple(gate for gate in (*self.gates, *measured) if not gate.passed)
+
+    def reproducible(self) -> Verdict:
+        """The verdict without what was measured: equal between two builders."""
+        passed = all(gate.passed for gate in self.gates)
+        return self.model_copy(update={"measured": None, "approved": passed})
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """Plain data with rounded floats; a verdict without `measured` has no such key."""
+    content = verdict.model_dump(mode="json")
+    if verdict.measured is None:
+        del content["measured"]
+    rounded: dict[str, Any] = _rounded(content)
+    return rounded
+
+
+def read_verdict(path: Path) -> Verdict:
+    """Read a verdict; one that contradicts itself is refused."""
+    return check(Verdict, read_json(path), where=str(path))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS) + 0.0  # no "-0.0"
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,113 @@
+"""One student as its final int8 file: every scheme is built and measured, one is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tasks.core.bank import Bank, read_bank
+from tasks.core.cost import cpu_seconds, latency_ms
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.files import write_json
+from tasks.core.metrics import fit_temperature
+from tasks.core.models import MODELS, ModelSpec, finite, read_spec
+from tasks.core.params import read, section
+from tasks.core.seeds import deterministic
+from tasks.core.session import open_session, score
+from tasks.core.stage import main
+from tasks.core.tables import Schema, Table, read_fingerprint, read_split, read_train
+from tasks.modalities.vision.networks import ResidualNetwork, folded
+from tasks.modalities.vision.scorers import load_network, network_scorer
+from tasks.modalities.vision.views import Views
+from tasks.quantize.candidates import build
+from tasks.quantize.export import INPUT
+from tasks.quantize.params import Budget, QuantizeParams
+from tasks.quantize.parity import parity
+from tasks.quantize.plot import frontier_png
+from tasks.quantize.search import REFERENCE, Candidate, choose, frontier, measure
+from tasks.quantize.ship import Shipment, replaced, write_shipment
+
+SHIP = Path("ship")
+PARITY_ROWS = 2048
+
+
+def run(arguments: list[str]) -> None:
+    """Quantize student `arguments[0]`; write `ship/STUDENT/` and its `measured` file."""
+    if len(arguments) != 1:
+        raise ParamsError("usage: python -m tasks.quantize STUDENT")
+    name = arguments[0]
+    params, views = section("quantize", QuantizeParams), section("teach.views", Views)
+    budget = section("requirements", Budget).latency_ms * params.latency_margin
+    deterministic(params.qat.seed, threads=int(read()["threads"]))
+    data = read_fingerprint().data
+    source = MODELS / name
+    spec, net = _student(source, data)
+    train, val = read_train(data), read_split("val", data)
+    temperature = fit_temperature(network_scorer(net)(val.images), val.labels)
+    bank = _bank(train, views) if "qat" in params.schemes else None
+    with replaced(SHIP / name) as folder:
+        with cpu_seconds() as spent:
+            files = build(folded(net), data, train, val, bank, views, params, temperature, folder)
+            latencies = {scheme: _latency(content, val) for scheme, content in files.items()}
+            candidates = _measured(files, val, {s: t["p50"] for s, t in latencies.items()})
+            choice = choose(candidates, params.accuracy_drop, budget)
+        final = files[choice.chosen]
+        images = np.concatenate([val.images, train.images])[:PARITY_ROWS]
+        write_shipment(
+            folder,
+            Shipment(
+                student=spec,
+                source=source,
+                model=final,
+                floats=files[REFERENCE],
+                frontier=frontier(name, candidates, choice, params.accuracy_drop),
+                picture=frontier_png(candidates, choice, params.accuracy_drop),
+                parity=parity(net, temperature, files[REFERENCE], final, images),
+            ),
+        )
+    write_json(
+        Path("measured") / f"quantize-{name}.json",
+        {
+            **spent,
+            "latency_ms": latencies,
+            "budget_ms": budget,
+            "vetoed": list(choice.vetoed),
+        },
+    )
+    print(choice.why)
+
+
+def _student(folder: Path, data: Schema) -> tuple[ModelSpec, ResidualNetwork]:
+    """The float student, if it is a sound network for today's data."""
+    spec = read_spec(folder)
+    if spec.kind != "torch":
+        raise DataError(f"{folder}: a student is a torch network, not {spec.kind}; run distill")
+    if spec.data != data:
+        raise DataError(f"{folder}: trained for other data than data/fingerprint.json; run distill")
+    net = load_network(folder, spec)
+    if not finite(net.state_dict()):
+        raise DataError(f"{folder}: weights hold NaN or infinity; run distill again")
+    return spec, net
+
+
+def _bank(train: Table, views: Views) -> Bank:
+    """The teacher's bank, checked against today's teacher, rows and views."""
+    teacher = MODELS / "teacher"
+    return read_bank(teacher / "bank", train, read_spec(teacher).sha256, views.model_dump())
+
+
+def _latency(content: bytes, val: Table) -> dict[str, float]:
+    """Milliseconds of one row on one thread."""
+    session, row = open_session(content), val.images[:1].astype(np.float32)
+    return latency_ms(lambda: session.run(None, {INPUT: row}))
+
+
+def _measured(files: dict[str, bytes], val: Table, medians: dict[str, float]) -> list[Candidate]:
+    """Every file on validation rows, against the float32 one."""
+    floats, _ = score(open_session(files[REFERENCE]), val.images)
+    return [measure(s, content, val, floats, medians[s]) for s, content in files.items()]
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,74 @@
+"""Every scheme that was asked for, as a final file: contract added, slimmed, path-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from tasks.core.bank import Bank
+from tasks.core.tables import Schema, Table
+from tasks.core.trainer import train as fit
+from tasks.modalities.vision.networks import ResidualNetwork
+from tasks.modalities.vision.training import tensors, validator, viewer
+from tasks.modalities.vision.views import Views
+from tasks.quantize.contract import shipped
+from tasks.quantize.dynamic import dynamic
+from tasks.quantize.export import export
+from tasks.quantize.params import QuantizeParams
+from tasks.quantize.qat import QuantizationAware, guided
+from tasks.quantize.search import REFERENCE
+from tasks.quantize.static import calibration_rows, static
+
+
+def build(
+    net: ResidualNetwork,
+    data: Schema,
+    train: Table,
+    val: Table,
+    bank: Bank | None,
+    views: Views,
+    params: QuantizeParams,
+    temperature: float,
+    folder: Path,
+) -> dict[str, bytes]:
+    """Scheme -> file, float32 first. `net` is folded; `bank` is needed for qat alone, whose history
+    goes to `folder`. Every file divides its logits by `temperature`."""
+    floats = export(net, data)
+    graphs = {REFERENCE: floats}
+    if "dynamic" in params.schemes:
+        graphs["dynamic"] = dynamic(floats)
+    if {"static", "qat"} & set(params.schemes):
+        images = calibration_rows(train, params.calibration.rows)
+        calibrated = static(floats, images, params.calibration)
+        if "static" in params.schemes:
+            graphs["static"] = calibrated
+        if bank is not None and "qat" in params.schemes:
+            graphs["qat"] = _tuned(calibrated, floats, train, val, bank, views, params, folder)
+    return {scheme: shipped(graph, data, temperature) for scheme, graph in graphs.items()}
+
+
+def _tuned(
+    calibrated: onnx.ModelProto,
+    floats: onnx.ModelProto,
+    train: Table,
+    val: Table,
+    bank: Bank,
+    views: Views,
+    params: QuantizeParams,
+    folder: Path,
+) -> onnx.ModelProto:
+    """The calibrated graph after quantization-aware fine-tuning under the bank."""
+    net = QuantizationAware(calibrated, floats)
+    fit(
+        net,
+        tensors(train),
+        guided(params.temperature, params.alpha),
+        params.qat,
+        viewer(train, views),
+        bank.signal,
+        validator(net, val),
+        folder / "history.jsonl",
+        "qat",
+    )
+    return net.written()

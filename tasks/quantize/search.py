@@ -1,0 +1,162 @@
+"""The search: every candidate is measured on its final file, and the fewest bytes that qualify win.
+
+A candidate qualifies if the bound of its loss of accuracy against the float student, on validation
+rows, is within the limit, and a row's logits do not depend on its batch. Time ranks nothing: a
+budget may veto. Test rows are never seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from tasks.core.metrics import correct
+from tasks.core.session import open_session, score
+from tasks.core.statistics import tango_upper
+from tasks.core.tables import Table
+
+REFERENCE = "float32"
+CONFIDENCE = 0.95  # one-sided, of the bound
+TOLERANCE = 1e-4  # in logits: what floating point may explain
+BATCHED = 256  # rows scored one by one and together
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A final file on `rows` validation rows, against the float student.
+
+    `lost`: rows that only the float student has right; `gained`: the reverse; `bound`: the upper
+    bound of (lost - gained) / rows; `batch_delta`: the largest change of a logit between batch 1
+    and 64; `latency_ms`: the measured median, which is written under `measured` only.
+    """
+
+    scheme: str
+    bytes: int
+    rows: int
+    accuracy: float
+    lost: int
+    gained: int
+    bound: float
+    agreement: float
+    batch_delta: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The scheme chosen, one sentence on it, and a sentence on every candidate."""
+
+    chosen: str
+    why: str
+    reasons: dict[str, str]
+    vetoed: tuple[str, ...]
+
+
+def measure(
+    scheme: str, content: bytes, val: Table, floats: NDArray[np.float32], latency_ms: float
+) -> Candidate:
+    """Score the file `content` on `val`; `floats` are the logits of the float32 file there."""
+    session = open_session(content)
+    logits, _ = score(session, val.images)
+    right, reference = correct(logits, val.labels), correct(floats, val.labels)
+    lost, gained = int((reference & ~right).sum()), int((right & ~reference).sum())
+    few = val.images[:BATCHED]
+    delta = np.abs(score(session, few, batch=1)[0] - score(session, few, batch=64)[0]).max()
+    return Candidate(
+        scheme=scheme,
+        bytes=len(content),
+        rows=len(val),
+        accuracy=float(right.mean()),
+        lost=lost,
+        gained=gained,
+        # The reference is the float student: it loses nothing to itself, by identity.
+        bound=0.0 if scheme == REFERENCE else tango_upper(lost, gained, len(val), CONFIDENCE),
+        agreement=float((logits.argmax(1) == floats.argmax(1)).mean()),
+        batch_delta=round(float(delta), 6),
+        latency_ms=latency_ms,
+    )
+
+
+def choose(candidates: Sequence[Candidate], accuracy_drop: float, budget_ms: float) -> Choice:
+    """The qualifying candidate of the fewest bytes; ties by accuracy, then by name.
+
+    If none qualifies the float student itself is chosen, and `why` says so. A candidate above
+    `budget_ms` is vetoed.
+    """
+    refused = {c.scheme: found for c in candidates if (found := _refusal(c, accuracy_drop))}
+    slow = {c.scheme for c in candidates if c.latency_ms > budget_ms}
+    veto = "over the latency budget of requirements.latency_ms times latency_margin (see measured/)"
+    order = sorted(candidates, key=lambda c: (c.bytes, -c.accuracy, c.scheme))
+    fit = [c for c in order if c.scheme not in refused and c.scheme not in slow]
+    best = fit[0] if fit else next(c for c in order if c.scheme == REFERENCE)
+    reasons = {
+        c.scheme: refused.get(c.scheme) or (veto if c.scheme in slow else _behind(c, best))
+        for c in order
+    }
+    if fit:
+        reasons[best.scheme] = why = (
+            f"{best.scheme}: the fewest bytes ({best.bytes:,}) of the candidates that qualify; it "
+            f"loses at most {_points(best.bound)} points against the float student, "
+            f"{_points(accuracy_drop)} are allowed"
+        )
+    else:
+        reasons[best.scheme] = why = (
+            f"{best.scheme}: no candidate qualifies, so the float student ships as it is"
+        )
+    smaller = [c for c in order if order.index(c) < order.index(best)]
+    if smaller:
+        why += f". The next smaller, {smaller[-1].scheme}: {reasons[smaller[-1].scheme]}"
+    return Choice(best.scheme, why + ".", reasons, tuple(sorted(slow)))
+
+
+def frontier(
+    student: str, candidates: Sequence[Candidate], choice: Choice, accuracy_drop: float
+) -> dict[str, JsonValue]:
+    """`frontier.json`: every candidate, losers included, and why this one. No times."""
+    shown = ("scheme", "bytes", "accuracy", "lost", "gained", "bound", "agreement", "batch_delta")
+    return {
+        "format": "stillhouse/frontier/1",
+        "student": student,
+        "rows": candidates[0].rows,
+        "confidence": CONFIDENCE,
+        "accuracy_drop": accuracy_drop,
+        "chosen": choice.chosen,
+        "why": choice.why,
+        "candidates": [
+            {
+                **{name: getattr(c, name) for name in shown},
+                "chosen": c.scheme == choice.chosen,
+                "reason": choice.reasons[c.scheme],
+            }
+            for c in sorted(candidates, key=lambda c: (c.bytes, c.scheme))
+        ],
+    }
+
+
+def _refusal(c: Candidate, accuracy_drop: float) -> str | None:
+    if not c.batch_delta <= TOLERANCE:
+        return (
+            f"refused: the logits of a row change by up to {c.batch_delta:.2g} with the other "
+            "rows of its batch"
+        )
+    if not c.bound <= accuracy_drop:
+        return (
+            f"refused: it may lose {_points(c.bound)} points against the float student (upper "
+            f"bound; {c.lost} lost, {c.gained} gained of {c.rows} rows), "
+            f"{_points(accuracy_drop)} are allowed"
+        )
+    return None
+
+
+def _behind(c: Candidate, best: Candidate) -> str:
+    if c.bytes > best.bytes:
+        return f"qualifies, and is {c.bytes - best.bytes:,} bytes larger than {best.scheme}"
+    return f"qualifies with the bytes of {best.scheme}, which is no less accurate"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2f}"

@@ -1,0 +1,147 @@
+"""The choice: fewest bytes within the bound; time may veto, and ranks nothing."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from tasks.core.session import open_session, score
+from tasks.core.statistics import tango_upper
+from tasks.core.tables import Schema, Table
+from tasks.quantize.contract import shipped
+from tasks.quantize.plot import frontier_png
+from tasks.quantize.search import Candidate, choose, frontier, measure
+
+BUDGET = 3.0
+FLOATS = Candidate("float32", 30_000, 300, 0.97, 0, 0, 0.0, 1.0, 0.0, 1.0)
+STATIC = replace(FLOATS, scheme="static", bytes=12_000, accuracy=0.96, lost=3, bound=0.018)
+QAT = replace(STATIC, scheme="qat", accuracy=0.965, lost=2, bound=0.015)
+DYNAMIC = replace(FLOATS, scheme="dynamic", bytes=11_000, batch_delta=0.2, bound=0.01)
+
+
+def test_the_fewest_bytes_within_the_bound_win() -> None:
+    choice = choose([FLOATS, STATIC], 0.02, BUDGET)
+
+    assert choice.chosen == "static"
+    assert "12,000" in choice.why
+    assert choice.reasons["float32"] == "qualifies, and is 18,000 bytes larger than static"
+
+
+def test_a_better_point_does_not_help_a_worse_bound() -> None:
+    sure = replace(STATIC, scheme="qat", bytes=13_000, accuracy=0.95, bound=0.019)
+    lucky = replace(STATIC, accuracy=0.99, lost=9, gained=15, bound=0.0201)
+
+    choice = choose([FLOATS, lucky, sure], 0.02, BUDGET)
+
+    assert choice.chosen == "qat"
+    assert choice.reasons["static"].startswith("refused: it may lose 2.01 points")
+    assert "9 lost, 15 gained of 300 rows" in choice.reasons["static"]
+    assert choice.why.endswith("2.00 are allowed.")
+    assert "The next smaller, static" in choice.why
+
+
+def test_a_bound_at_the_limit_qualifies() -> None:
+    assert choose([FLOATS, replace(STATIC, bound=0.02)], 0.02, BUDGET).chosen == "static"
+
+
+def test_logits_that_depend_on_the_batch_are_refused() -> None:
+    choice = choose([FLOATS, STATIC, DYNAMIC], 0.02, BUDGET)
+
+    assert choice.chosen == "static"
+    assert "other rows of its batch" in choice.reasons["dynamic"]
+
+
+def test_time_vetoes_and_never_ranks() -> None:
+    fast, slow = replace(STATIC, latency_ms=3.0), replace(FLOATS, latency_ms=0.01)
+
+    assert choose([slow, fast], 0.02, BUDGET).chosen == "static"
+    vetoed = choose([slow, replace(fast, latency_ms=3.01)], 0.02, BUDGET)
+    assert vetoed.chosen == "float32"
+    assert vetoed.vetoed == ("static",)
+    assert "latency budget" in vetoed.reasons["static"]
+    assert "3.01" not in vetoed.reasons["static"]  # times stand under measured/
+
+
+def test_equal_bytes_go_to_accuracy_then_to_the_name() -> None:
+    assert choose([FLOATS, STATIC, QAT], 0.02, BUDGET).chosen == "qat"
+    assert choose([FLOATS, replace(STATIC, accuracy=0.99), QAT], 0.02, BUDGET).chosen == "static"
+    even = replace(STATIC, accuracy=QAT.accuracy)
+    assert choose([FLOATS, even, QAT], 0.02, BUDGET).chosen == "qat"
+    assert "no less accurate" in choose([FLOATS, STATIC, QAT], 0.02, BUDGET).reasons["static"]
+
+
+def test_the_float_student_ships_if_nothing_qualifies() -> None:
+    choice = choose([replace(FLOATS, latency_ms=9), replace(STATIC, bound=0.3)], 0.02, BUDGET)
+
+    assert choice.chosen == "float32"
+    assert "no candidate qualifies" in choice.why
+    assert choice.vetoed == ("float32",)
+
+
+def test_the_order_of_candidates_changes_nothing() -> None:
+    found = {
+        choose(order, 0.02, BUDGET).why
+        for order in itertools.permutations([FLOATS, STATIC, QAT, DYNAMIC])
+    }
+
+    assert len(found) == 1
+
+
+def test_the_frontier_names_losers_and_no_time() -> None:
+    candidates = [FLOATS, STATIC, DYNAMIC]
+    document = frontier("tiny", candidates, choose(candidates, 0.02, BUDGET), 0.02)
+
+    listed = document["candidates"]
+    assert isinstance(listed, list)
+    assert [c["scheme"] for c in listed if isinstance(c, dict)] == ["dynamic", "static", "float32"]
+    assert all(isinstance(c, dict) and "latency_ms" not in c and c["reason"] for c in listed)
+    assert (document["student"], document["rows"], document["chosen"]) == ("tiny", 300, "static")
+
+
+def test_the_picture_is_the_same_every_time() -> None:
+    candidates = [FLOATS, STATIC, DYNAMIC]
+    choice = choose(candidates, 0.02, BUDGET)
+
+    first, second = (frontier_png(candidates, choice, 0.02) for _ in range(2))
+
+    assert first == second
+    assert first.startswith(b"\x89PNG")
+
+
+def test_a_file_is_measured_in_pairs_against_the_float_one(
+    floats: onnx.ModelProto, data: Schema, val_rows: Table
+) -> None:
+    content = shipped(floats, data)
+    logits, _ = score(open_session(content), val_rows.images)
+    right = logits.argmax(1) == val_rows.labels
+    better = logits.copy()  # a reference that has 4 more rows right and 1 fewer
+    wrong, sound = np.flatnonzero(~right), np.flatnonzero(right)
+    relabelled = replace(
+        val_rows, labels=np.where(np.isin(np.arange(len(right)), sound[:4]),
+                                  (logits.argmax(1) + 1) % 3, logits.argmax(1)),
+    )  # fmt: skip
+    better[sound[:4]] = np.eye(3)[relabelled.labels[sound[:4]]]
+    better[sound[4]] = np.eye(3)[(relabelled.labels[sound[4]] + 1) % 3]
+
+    found = measure("static", content, relabelled, better.astype(np.float32), 1.5)
+
+    assert (found.lost, found.gained, found.rows) == (4, 1, len(right))
+    assert found.bound == pytest.approx(tango_upper(4, 1, len(right)))
+    assert found.accuracy == pytest.approx(1 - 4 / len(right))
+    assert found.agreement == pytest.approx(1 - 5 / len(right))
+    assert found.bytes == len(content)
+    assert found.batch_delta <= 1e-4
+    assert len(wrong) < len(right) / 2
+
+
+def test_the_float_student_loses_nothing_to_itself(
+    floats: onnx.ModelProto, data: Schema, val_rows: Table
+) -> None:
+    content = shipped(floats, data)
+    logits, _ = score(open_session(content), val_rows.images)
+
+    assert measure("float32", content, val_rows, logits, 1.0).bound == 0.0

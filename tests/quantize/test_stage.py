@@ -1,0 +1,213 @@
+"""The stage as a whole: what it writes, that it repeats itself, and how it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.files import read_json, sha256, tree_sha256
+from tasks.core.models import ONNX, WEIGHTS, ModelSpec, read_spec, read_weights
+from tasks.core.session import check_onnx, open_session
+from tasks.core.tables import Schema
+from tasks.core.twin import Twin
+from tasks.quantize.__main__ import run
+
+Project = Callable[[], Path]
+
+
+def test_two_folders_and_users_ship_the_same_bytes(quantized: tuple[Path, Path]) -> None:
+    first, second = (tree_sha256(folder / "ship/student") for folder in quantized)
+
+    assert first == second
+    assert set(first) == {
+        "model.onnx", "spec.json", "float.onnx", "float.safetensors", "float.json",
+        "frontier.json", "frontier.png", "parity.json", "history.jsonl",
+    }  # fmt: skip
+
+
+def test_no_shipped_file_names_a_folder_or_a_user(quantized: tuple[Path, Path]) -> None:
+    for file in ("model.onnx", "float.onnx", "spec.json", "frontier.json", "parity.json"):
+        content = (quantized[0] / "ship/student" / file).read_bytes()
+        for word in (b"distiller", b"checkout", b"/tmp", b".py", b"site-packages", b"torch/"):
+            assert word not in content, (file, word)
+
+
+def test_the_shipped_model_is_an_int8_file_that_its_spec_names(
+    quantized: tuple[Path, Path],
+) -> None:
+    folder = quantized[0] / "ship/student"
+    spec, source = read_spec(folder), read_spec(quantized[0] / "models/student")
+    check_onnx(folder / ONNX)
+
+    assert spec.kind == "onnx"
+    assert spec.bytes == (folder / ONNX).stat().st_size
+    assert (spec.parameters, spec.flops, spec.architecture) == (
+        source.parameters, source.flops, source.architecture,
+    )  # fmt: skip
+    assert spec.learned_from is not None
+    assert spec.learned_from.sha256 == source.sha256
+
+
+def test_the_float_student_ships_beside_it(quantized: tuple[Path, Path]) -> None:
+    folder = quantized[0] / "ship/student"
+    spec = ModelSpec.model_validate(read_json(folder / "float.json"))
+
+    assert spec == read_spec(quantized[0] / "models/student")
+    assert sha256(folder / "float.safetensors") == spec.sha256
+    assert (
+        read_weights(folder / "float.safetensors").keys()
+        == read_weights(quantized[0] / "models/student" / WEIGHTS).keys()
+    )
+
+
+def test_the_frontier_holds_every_scheme_and_no_time(quantized: tuple[Path, Path]) -> None:
+    document = read_json(quantized[0] / "ship/student/frontier.json")
+    candidates = {c["scheme"]: c for c in document["candidates"]}
+
+    assert set(candidates) == {"float32", "dynamic", "static", "qat"}
+    assert [c for c in candidates.values() if c["chosen"]] == [candidates[document["chosen"]]]
+    assert all(c["reason"] for c in candidates.values())
+    assert "_ms" not in json.dumps(document)
+    assert document["chosen"] in ("static", "qat")
+    assert "batch" in candidates["dynamic"]["reason"]  # its ranges span the batch
+    assert document["why"].startswith(document["chosen"])
+
+
+def test_times_are_measured_apart_with_the_cpu(quantized: tuple[Path, Path]) -> None:
+    measured = read_json(quantized[0] / "measured/quantize-student.json")
+
+    assert set(measured["latency_ms"]) == {"float32", "dynamic", "static", "qat"}
+    assert all(t["p95"] >= t["p50"] > 0 for t in measured["latency_ms"].values())
+    assert measured["budget_ms"] == 2000.0
+    assert measured["vetoed"] == []
+    assert measured["cpu"]["model"]
+
+
+def test_parity_holds_on_rows_of_validation_and_training(quantized: tuple[Path, Path]) -> None:
+    document = read_json(quantized[0] / "ship/student/parity.json")
+
+    assert {gate["name"] for gate in document["gates"]} == {
+        "export", "export_agreement", "twin", "optimisation", "threads", "batch",
+    }  # fmt: skip
+    assert document["rows"] == 160 + 256
+    assert document["passed"], document
+
+
+def test_weights_have_a_scale_per_channel_and_seven_bits(quantized: tuple[Path, Path]) -> None:
+    model = onnx.load(str(quantized[0] / "ship/student" / ONNX))
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    made = {n.output[0]: n for n in model.graph.node}
+    layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
+
+    assert len(layers) == 7
+    for layer in layers:
+        weight = made[layer.input[1]]
+        integers, scales = stored[weight.input[0]], stored[weight.input[1]]
+        assert integers.dtype == np.int8
+        assert scales.shape == (len(integers),)
+        assert len(np.unique(scales)) > 1
+        assert np.abs(integers.astype(int)).max() <= 64  # pairs cannot saturate without VNNI
+
+
+def test_classes_and_range_travel_inside_the_file(
+    quantized: tuple[Path, Path], data: Schema
+) -> None:
+    meta = open_session(quantized[0] / "ship/student" / ONNX).get_modelmeta().custom_metadata_map
+
+    assert json.loads(meta["classes"]) == list(data.classes)
+    assert json.loads(meta["range"]) == list(data.range)
+
+
+def test_the_twin_of_the_shipped_file_loads(quantized: tuple[Path, Path]) -> None:
+    assert Twin.load(quantized[0] / "ship/student" / ONNX).output == "logits"
+
+
+def _with(folder: Path, **quantize: object) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["quantize"] |= quantize
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_a_budget_vetoes_and_nothing_half_written_stays(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project()
+    monkeypatch.chdir(folder)
+    _with(folder, schemes=["static"])
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["requirements"]["latency_ms"] = 1e-6
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+    run(["student"])
+
+    assert read_json(Path("measured/quantize-student.json"))["vetoed"] == ["float32", "static"]
+    document = read_json(Path("ship/student/frontier.json"))
+    assert document["chosen"] == "float32"
+    assert "no candidate qualifies" in document["why"]
+    assert [p.name for p in Path("ship").iterdir()] == ["student"]
+
+
+def test_a_bank_of_other_views_is_refused_and_the_old_shipment_stays(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project()
+    monkeypatch.chdir(folder)
+    Path("ship/student").mkdir(parents=True)
+    Path("ship/student/model.onnx").write_bytes(b"the former one")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["teach"]["views"]["shift"] = 2
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+    with pytest.raises(DataError, match="bank of other views"):
+        run(["student"])
+
+    assert Path("ship/student/model.onnx").read_bytes() == b"the former one"
+
+
+def test_a_quarantined_row_makes_yesterdays_bank_useless(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project())
+    row = {"split": "train", "position": 0, "row": "x", "label": "left", "reason": "r",
+           "detail": ""}  # fmt: skip
+    schema = pq.read_schema("data/quarantine.parquet")
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), "data/quarantine.parquet")
+
+    with pytest.raises(DataError, match="other training rows"):
+        run(["student"])
+
+
+def test_a_student_of_other_data_is_refused(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project())
+    path = Path("data/fingerprint.json")
+    content = read_json(path)
+    content["data"]["classes"][0] = "other"
+    path.write_text(json.dumps(content))
+
+    with pytest.raises(DataError, match="other data"):
+        run(["student"])
+
+
+def test_the_command_wants_one_student() -> None:
+    with pytest.raises(ParamsError, match="usage"):
+        run([])
+
+
+def test_an_unknown_scheme_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = project()
+    monkeypatch.chdir(folder)
+    _with(folder, schemes=["int4"])
+
+    with pytest.raises(ParamsError, match=r"quantize\.schemes\.0"):
+        run(["student"])
