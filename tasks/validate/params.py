@@ -8,7 +8,7 @@ from tasks.core.params import Section
 
 
 class MinRows(Section):
-    """Fewer rows than this in a split is critical; train is counted again without its quarantine."""
+    """Fewer rows than this in a split is critical; train counts again without its quarantine."""
 
     train: int = Field(ge=1)
     val: int = Field(ge=1)
