@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, model_validator
 from tasks.core.errors import ParamsError
 from tasks.core.params import PARAMS, Section, check, section
 
-PACKAGE = "tasks.stress"
+PACKAGE, FOLDER = "tasks.stress", Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Family:
 
 def known() -> list[str]:
     """The names of all families: public modules beside this one with `Params` and `run`."""
-    names = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    names = (module.name for module in pkgutil.iter_modules([str(FOLDER)]))
     return [name for name in names if not name.startswith("_") and _module(name) is not None]
 
 
@@ -50,7 +50,7 @@ def family(name: str) -> Family:
 
 def _module(name: str) -> Any | None:
     """The module of a family, or None if there is none of that name."""
-    if not (Path(__file__).parent / f"{name}.py").is_file():
+    if not (FOLDER / f"{name}.py").is_file():
         return None
     module = importlib.import_module(f"{PACKAGE}.{name}")
     return module if hasattr(module, "Params") and hasattr(module, "run") else None

@@ -38,7 +38,7 @@ def network_scorer(net: torch.nn.Module, batch: int = 256) -> Scorer:
         out = []
         with torch.inference_mode():
             for start in range(0, len(images), batch):
-                block = np.ascontiguousarray(images[start : start + batch], dtype=np.float32)
+                block = np.array(images[start : start + batch], dtype=np.float32)  # writable
                 out.append(net(torch.from_numpy(block)).numpy())
         return np.concatenate(out)
 
