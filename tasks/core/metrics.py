@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -82,6 +81,8 @@ def brier(probabilities: Floats, labels: Labels) -> float:
 
 def fit_temperature(logits: Floats, labels: Labels) -> float:
     """The temperature in [0.05, 20] that minimises NLL (temperature scaling, Guo et al., 2017)."""
+    from scipy.optimize import minimize_scalar  # slow to import, and only two stages fit
+
     found = minimize_scalar(
         lambda t: negative_log_likelihood(logits, labels, float(np.exp(t))),
         bounds=(np.log(0.05), np.log(20.0)),

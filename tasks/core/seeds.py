@@ -19,7 +19,7 @@ def deterministic(seed: int, threads: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - libraries that draw from the global state
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms loads all of dynamo
 
 
 def derived(seed: int, *names: str | int) -> int:

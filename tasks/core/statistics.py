@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.special import bdtr, bdtrc
 
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.bool_] | NDArray[np.int64]
 Strata = NDArray[np.int64]
@@ -94,7 +95,7 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     0.0391
     """
     _counts(lost + gained, lost, gained)
-    return min(1.0, 2 * float(binom.cdf(min(lost, gained), lost + gained, 0.5)))
+    return min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5)))
 
 
 def mcnemar_loss(lost: int, gained: int) -> float:
@@ -104,7 +105,7 @@ def mcnemar_loss(lost: int, gained: int) -> float:
     0.03125
     """
     _counts(lost + gained, lost, gained)
-    return float(binom.sf(lost - 1, lost + gained, 0.5))
+    return float(bdtrc(lost - 1, lost + gained, 0.5)) if lost else 1.0
 
 
 def bootstrap_upper(
@@ -211,7 +212,7 @@ def _z(confidence: float) -> float:
     """The standard normal quantile of a one-sided `confidence`."""
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0.5 and 1")
-    return float(norm.ppf(confidence))
+    return NormalDist().inv_cdf(confidence)
 
 
 def _counts(n: int, *parts: int) -> None:

@@ -1,0 +1,30 @@
+"""`python -m flows.remeasure STUDENT FILE`: the judge's latencies on this CPU, as JSON in FILE.
+
+A process of its own, since the judge reads below the working directory and sets torch's threads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.core.files import write_json
+from tasks.core.params import read, section
+from tasks.core.seeds import deterministic
+from tasks.core.stage import main
+from tasks.judge.case import read_case
+from tasks.judge.measured import measure
+from tasks.judge.params import Requirements
+
+
+def run(arguments: list[str]) -> None:
+    """Measure teacher, float student and student, and gate the student's latency."""
+    student, result = arguments
+    deterministic(0, int(read()["threads"]))
+    families = tuple(read()["stress"]["families"])
+    budget = section("requirements", Requirements).latency_ms
+    measured = measure(read_case(student, families), budget)
+    write_json(Path(result), measured.model_dump(mode="json"))
+
+
+if __name__ == "__main__":
+    main(run)

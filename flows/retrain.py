@@ -1,0 +1,93 @@
+"""The Prefect flow: one task per stage that may have to run, each after the stale ones it follows.
+
+The graph comes from `dvc.yaml` and is never repeated here. Prefect gives order, concurrency and a
+record; DVC alone decides what is fresh, so no Prefect caching. Where nothing is stale, Prefect is
+not even imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.dag import Graph, Stage
+from flows.runner import Outcome, StageError
+from tasks.core.errors import StillhouseError
+
+Run = Callable[[Stage], Outcome]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What became of each stale stage: brought up to date, failed, or never begun."""
+
+    done: dict[str, Outcome] = field(default_factory=dict)
+    failed: dict[str, StillhouseError] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)  # stage -> the failed stage above it
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the gravest code among the failures."""
+        return max((error.exit_code for error in self.failed.values()), default=0)
+
+
+def retrain(graph: Graph, run: Run, name: str) -> Results:
+    """Run the stale stages of `graph` through Prefect, as a flow run of the project `name`.
+
+    `run` brings one stage up to date or raises; a failure stops the stages below it and no others.
+    Call it in a thread of its own: Prefect then leaves signals to the caller.
+    """
+    results = Results()
+    if graph.stale:
+        _submit(graph, run, name, results)
+    for stage in graph:
+        cause = next((c for p in stage.parents if (c := _cause(p, results))), None)
+        if cause is not None:
+            results.blocked[stage.name] = cause
+    return results
+
+
+def _cause(parent: str, results: Results) -> str | None:
+    """The failed stage at or above `parent`, if any."""
+    return parent if parent in results.failed else results.blocked.get(parent)
+
+
+def _submit(graph: Graph, run: Run, name: str, results: Results) -> None:
+    """One flow run; fills `results`."""
+    from prefect import flow, task
+    from prefect.futures import wait
+    from prefect.logging.handlers import APILogHandler
+    from prefect.states import Completed, Failed
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    stale = [stage for stage in graph if stage.name in graph.stale]
+
+    @task(persist_result=False)
+    def bring_up_to_date(stage: str) -> Any:
+        try:
+            results.done[stage] = run(graph.stages[stage])
+        except StillhouseError as error:
+            results.failed[stage] = error
+            return Failed(message=str(error))
+        except Exception as error:
+            results.failed[stage] = StageError(f"{type(error).__name__}: {error}")
+            return Failed(message=str(results.failed[stage]))
+        return Completed(message=results.done[stage].how)
+
+    runner: Any = ThreadPoolTaskRunner(max_workers=len(stale))  # a task that waits holds a thread
+
+    @flow(name="retrain", flow_run_name=name, task_runner=runner, persist_result=False)
+    def retraining() -> Any:
+        futures: dict[str, Any] = {}
+        for stage in stale:
+            above = [futures[p] for p in stage.parents if p in futures]
+            named: Any = bring_up_to_date.with_options(name=stage.name, task_run_name=stage.name)
+            futures[stage.name] = named.submit(stage.name, wait_for=above)
+        wait(list(futures.values()))
+        if results.failed:
+            return Failed(message="; ".join(f"{s}: {e}" for s, e in results.failed.items()))
+        return Completed(message=f"{len(stale)} stages are up to date")
+
+    retraining(return_state=True)
+    APILogHandler().flush()  # while there is still a server to take it

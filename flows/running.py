@@ -1,0 +1,146 @@
+"""Who works in a checkout: the lock of the run, and a record of each process that it started.
+
+A record outlives a run that was killed, so that the next one finds its orphans. A process is
+known by a mark in its environment, never by a number alone: numbers are used again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import ValidationError
+
+from flows.state import Checkout
+from tasks.core.errors import DataError
+from tasks.core.files import write_json
+from tasks.core.params import Section
+
+MARK = "STILLHOUSE_RECORD"  # in the environment of every process that a run starts
+GRACE = 3.0  # seconds between asking a process to end and ending it
+
+
+class Record(Section):
+    """`.stillhouse/running/NAME.json`: a stage or a server that has not been seen to end."""
+
+    format: Literal["stillhouse/running/1"] = "stillhouse/running/1"
+    name: str
+    pid: int
+    outs: tuple[str, ...]  # that the stage may have removed or half written
+    since: str  # ISO time
+
+
+def record_path(checkout: Checkout, name: str) -> Path:
+    """Where the record of `name` lies; also the mark of its processes."""
+    return checkout.running / f"{name}.json"
+
+
+def write_record(checkout: Checkout, name: str, pid: int, outs: tuple[str, ...] = ()) -> None:
+    """Remember that process `pid` runs `name`."""
+    record = Record(name=name, pid=pid, outs=outs, since=datetime.now(UTC).isoformat())
+    write_json(record_path(checkout, name), record.model_dump(mode="json"))
+
+
+def forget(checkout: Checkout, name: str) -> None:
+    """The processes of `name` have ended and its outs are whole."""
+    record_path(checkout, name).unlink(missing_ok=True)
+
+
+def records(checkout: Checkout) -> list[Record]:
+    """All records, by name; one that was cut off in writing still names its stage."""
+    found = []
+    for path in sorted(checkout.running.glob("*.json")):
+        try:
+            found.append(Record.model_validate_json(path.read_text()))
+        except (ValidationError, UnicodeDecodeError):
+            found.append(Record(name=path.stem, pid=0, outs=(), since=""))
+    return found
+
+
+def orphans(checkout: Checkout, name: str) -> list[psutil.Process]:
+    """Living processes that carry the mark of `name`."""
+    mark = str(record_path(checkout, name))
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and lives(process):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue  # ended meanwhile, or somebody else's
+    return found
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Ask processes to end, then end them; returns when all are gone."""
+    for send in (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes:
+            with suppress(psutil.Error):
+                send(process)
+        deadline = time.monotonic() + GRACE
+        while processes and time.monotonic() < deadline:
+            processes = [process for process in processes if lives(process)]
+            time.sleep(0.02)
+
+
+def lives(process: psutil.Process) -> bool:
+    """The process works still; one that waits to be reaped by its parent does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def end_group(pid: int, number: signal.Signals) -> None:
+    """Send a signal to the process group that `pid` leads, if any of it is left."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+@contextmanager
+def hold(checkout: Checkout) -> Iterator[None]:
+    """Be the one run in this checkout; a `DataError` says who is, if another one is alive."""
+    checkout.own.mkdir(parents=True, exist_ok=True)
+    with (checkout.own / "run.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{checkout.root}: another run works here ({_holder(checkout)}); "
+                "wait for it, or stop it with Ctrl-C where it runs"
+            ) from None
+        lock.truncate(0)
+        lock.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat()}))
+        lock.flush()
+        yield
+
+
+def busy(checkout: Checkout) -> str | None:
+    """Who runs in this checkout at this moment, or None."""
+    path = checkout.own / "run.lock"
+    if not path.is_file():
+        return None
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(checkout)
+    return None
+
+
+def _holder(checkout: Checkout) -> str:
+    try:
+        content = json.loads((checkout.own / "run.lock").read_text())
+        return f"process {content['pid']} since {content['since'][:19]}"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has just started"

@@ -1,0 +1,85 @@
+"""Cores as slots, shared by every run of one user on the machine.
+
+Training and latency stages take all slots, others one: two trainings side by side take longer than
+one after the other, and a latency measured beside one is wrong. A slot is a file lock, so it is
+free again when its holder dies, however it dies. Takers queue at one gate, in turn; whoever holds
+a slot never needs the gate again, so nobody waits in a circle.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.state import Interrupted
+
+WHOLE_MACHINE = frozenset({"teach", "distill", "quantize", "judge"})  # train or measure latency
+POLL = 0.05  # seconds
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_folder() -> Path:
+    """Where every run of this user on this machine finds the same slots."""
+    return Path(tempfile.gettempdir()) / f"stillhouse-slots-{os.getuid()}"
+
+
+@contextmanager
+def slots(
+    group: str,
+    stop: threading.Event,
+    folder: Path | None = None,
+    count: int | None = None,
+) -> Iterator[tuple[int, ...]]:
+    """Wait for the slots that a stage of `group` needs and hold them; yields the descriptors.
+
+    A child that inherits the descriptors keeps the slots until it ends too. Raises `Interrupted`
+    if `stop` is set while waiting.
+    """
+    place = folder or default_folder()
+    place.mkdir(mode=0o700, exist_ok=True)
+    paths = [place / f"slot-{i}" for i in range(count or cores())]
+    held: list[int] = []
+    try:
+        with _locked(place / "gate", stop):
+            if group in WHOLE_MACHINE:
+                for path in paths:
+                    held.append(_wait([path], stop))
+            else:
+                held.append(_wait(paths, stop))
+        yield tuple(held)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+@contextmanager
+def _locked(path: Path, stop: threading.Event) -> Iterator[None]:
+    descriptor = _wait([path], stop)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait(paths: list[Path], stop: threading.Event) -> int:
+    """Lock the first of `paths` that comes free; returns its descriptor."""
+    while True:
+        for path in paths:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+            else:
+                return descriptor
+        if stop.wait(POLL):
+            raise Interrupted("interrupted while waiting for free cores")

@@ -1,0 +1,137 @@
+"""Where a checkout keeps its own state, and the environment its processes run in.
+
+Everything that belongs to one checkout (Prefect's home, MLflow's database and artefacts, sealed
+bundles, locks, logs) lies in `.stillhouse/`. A server of the team is chosen in `stillhouse.toml`,
+never picked up by accident from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from tasks.core.errors import ParamsError, StillhouseError
+from tasks.core.params import Section, check
+
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+class Interrupted(StillhouseError):  # noqa: N818 - asked for, so no error
+    """Somebody asked the run to stop, and it did."""
+
+    exit_code = 130
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none.
+
+    >>> one_line(ValueError("bad\\nworse"))
+    'bad'
+    """
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+class Servers(Section):
+    """`stillhouse.toml`, optional: URLs of servers that a team shares."""
+
+    mlflow: str | None = Field(default=None, pattern=r"^https?://")
+    prefect: str | None = Field(default=None, pattern=r"^https?://")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """One working tree of the project. `home` is the checkout whose state it uses: itself, or, for
+    a workspace under `runs/`, the checkout that made it."""
+
+    root: Path
+    home: Path
+    servers: Servers
+
+    @property
+    def state(self) -> Path:
+        return self.home / ".stillhouse"
+
+    @property
+    def bundles(self) -> Path:
+        return self.state / "bundles"
+
+    @property
+    def own(self) -> Path:
+        """What belongs to this working tree alone: its logs, its running stages, its run lock."""
+        return self.root / ".stillhouse"
+
+    @property
+    def logs(self) -> Path:
+        return self.own / "logs"
+
+    @property
+    def running(self) -> Path:
+        """One record per process that a run has started and not yet seen end."""
+        return self.own / "running"
+
+    @property
+    def artifacts(self) -> str:
+        """Absolute location of MLflow's artefacts, for the experiment."""
+        return (self.state / "artifacts").as_uri()
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.servers.mlflow or f"sqlite:///{self.state / 'mlflow.db'}"
+
+    def environment(self) -> dict[str, str]:
+        """The environment of every process we start: `bin` first, no telemetry, no stray server."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+        own = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PREFECT_HOME": str(self.state / "prefect"),
+            "PREFECT_LOGGING_LEVEL": "WARNING",
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow says what failed
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "MLFLOW_REGISTRY_URI": self.tracking_uri,
+        }
+        if self.servers.prefect:
+            own["PREFECT_API_URL"] = self.servers.prefect
+        return kept | TELEMETRY_OFF | own
+
+
+def find_checkout(start: Path | None = None) -> Checkout:
+    """The checkout that holds `start` (default: the working directory)."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+            link = folder / ".stillhouse" / "home"
+            home = Path(link.read_text().strip()) if link.is_file() else folder
+            return Checkout(folder, home, _servers(home / "stillhouse.toml"))
+    raise ParamsError(f"{here}: no dvc.yaml and params.yaml here or above; cd into a checkout")
+
+
+def _servers(path: Path) -> Servers:
+    if not path.is_file():
+        return Servers()
+    try:
+        content = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ParamsError(f"{path}: not valid TOML ({error}); mend it") from None
+    return check(Servers, content, where=str(path))
+
+
+def adopt(checkout: Checkout) -> None:
+    """Give this process the checkout's environment; call before Prefect or MLflow is imported."""
+    checkout.state.mkdir(parents=True, exist_ok=True)
+    checkout.own.mkdir(parents=True, exist_ok=True)
+    for name in [n for n in os.environ if n.startswith(("PREFECT_", "MLFLOW_"))]:
+        del os.environ[name]
+    os.environ.update(checkout.environment())

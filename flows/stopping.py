@@ -1,0 +1,55 @@
+"""Stopping in order: a signal ends the stages that run, and the run still says how it ended.
+
+The work is done in a thread, so that the main thread hears a signal at any moment.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from flows.runner import Runner
+
+T = TypeVar("T")
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def in_thread(work: Callable[[], T], runner: Runner) -> T:
+    """Do `work` in a thread and wait for it; ends its stages once `runner` is told to stop."""
+    got: list[T] = []
+    raised: list[BaseException] = []
+
+    def caught() -> None:
+        try:
+            got.append(work())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=caught, name="run")
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        if runner.stopping.is_set():
+            runner.stop()
+    if raised:
+        raise raised[0]
+    return got[0]
+
+
+@contextmanager
+def stoppable(runner: Runner) -> Iterator[None]:
+    """The first signal to stop ends the run in order; a second one ends it at once."""
+
+    def stop(number: int, _: object) -> None:
+        runner.stopping.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    former = {number: signal.signal(number, stop) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,155 @@
+"""Cores are slots, across processes and however their holders end."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.slots import WHOLE_MACHINE, slots
+from flows.state import Interrupted
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import sys, threading
+from pathlib import Path
+from flows.slots import slots
+with slots(sys.argv[1], threading.Event(), Path(sys.argv[2]), 2):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+Hold = Callable[[str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Hold:
+    """Start another process that takes the slots of a stage and keeps them until told."""
+
+    def start(group: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLDER, group, str(tmp_path)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+
+    return start
+
+
+def held(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+
+
+def released(process: subprocess.Popen[str]) -> None:
+    process.communicate("go\n", timeout=30)
+
+
+def test_training_and_latency_stages_take_the_whole_machine() -> None:
+    assert {"teach", "distill", "quantize", "judge"} == WHOLE_MACHINE
+
+
+def test_two_light_stages_of_different_processes_run_side_by_side(hold: Hold) -> None:
+    first, second = hold("stress"), hold("stress")
+
+    held(first)
+    held(second)
+
+    released(first)
+    released(second)
+
+
+def test_a_training_waits_for_every_slot(hold: Hold, tmp_path: Path) -> None:
+    light = hold("stress")
+    held(light)
+    entered = threading.Event()
+
+    def train() -> None:
+        with slots("teach", threading.Event(), tmp_path, 2):
+            entered.set()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    waited = not entered.wait(0.3)
+    released(light)
+
+    assert waited
+    assert entered.wait(30)
+    thread.join()
+
+
+def locked(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_light_stage_does_not_overtake_a_training_that_waits(
+    hold: Hold, tmp_path: Path, until: Callable[[Callable[[], object]], None]
+) -> None:
+    light = hold("stress")
+    held(light)
+    order: list[str] = []
+    queued = threading.Event()
+
+    def take(group: str, begin: threading.Event) -> None:
+        begin.set()
+        with slots(group, threading.Event(), tmp_path, 2):
+            order.append(group)
+
+    training = threading.Thread(target=take, args=("teach", queued))
+    training.start()
+    queued.wait()
+    until(lambda: locked(tmp_path / "gate"))
+    late = threading.Thread(target=take, args=("validate", threading.Event()))
+    late.start()
+    late.join(0.3)
+    released(light)
+    training.join(30)
+    late.join(30)
+
+    assert order == ["teach", "validate"]
+
+
+def test_slots_are_free_when_their_holder_is_killed(hold: Hold, tmp_path: Path) -> None:
+    training = hold("teach")
+    held(training)
+
+    training.kill()
+    training.wait()
+
+    with slots("judge", threading.Event(), tmp_path, 2) as descriptors:
+        assert len(descriptors) == 2
+
+
+def test_a_child_that_inherits_a_slot_keeps_it(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with slots("teach", stop, tmp_path, 1) as descriptors:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=descriptors
+        )
+    stop.set()
+
+    with pytest.raises(Interrupted), slots("stress", stop, tmp_path, 1):
+        pass
+
+    child.communicate(b"\n")
+    with slots("stress", stop, tmp_path, 1) as descriptors:
+        assert len(descriptors) == 1
+
+
+def test_who_waits_for_cores_can_be_stopped(hold: Hold, tmp_path: Path) -> None:
+    training = hold("teach")
+    held(training)
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+
+    with pytest.raises(Interrupted), slots("stress", stop, tmp_path, 2):
+        pass
+
+    released(training)
