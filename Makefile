@@ -2,10 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check bench clean
+.PHONY: run setup test check bench clean
 
-run: .venv/installed
+run: setup
 	@$(BIN)/stillhouse run
+
+setup: .venv/installed
 
 test: .venv/installed-dev
 	@$(BIN)/python -m pytest
@@ -26,6 +28,7 @@ bench-%: .venv/installed
 	@$(PYTHON) -m venv .venv
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-input \
 	    -c constraints.txt -e . >.venv/install.log 2>&1 || { tail -20 .venv/install.log; exit 3; }
+	@$(BIN)/python -m flows.prepare
 	@touch $@
 
 .venv/installed-dev: .venv/installed

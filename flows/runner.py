@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,7 @@ from flows.recovery import (
     set_aside,
 )
 from flows.running import GRACE, MARK, end_group, forget, record_path, write_record
-from flows.slots import slots
+from flows.slots import Turns, slots
 from flows.state import Checkout, Interrupted
 from tasks.core.errors import DataError, GateError, StillhouseError
 from tasks.core.files import read_json
@@ -63,6 +64,7 @@ class Runner:
 
     checkout: Checkout
     stopping: threading.Event = field(default_factory=threading.Event)
+    turns: Turns = field(default_factory=Turns)
     _alive: set[int] = field(default_factory=set)
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
@@ -71,7 +73,9 @@ class Runner:
 
         Raises `GateError`, `DataError`, `StageError` or `Interrupted`, with the stage's message.
         """
-        with slots(stage.group, self.stopping) as held:
+        with ExitStack() as hold:
+            with self.turns.turn(stage.name):
+                held = hold.enter_context(slots(stage.group, self.stopping))
             began()
             start = time.monotonic()
             outcome = self.checkout.running / f"{stage.name}.outcome"

@@ -12,8 +12,10 @@ import fcntl
 import os
 import tempfile
 import threading
+from bisect import insort
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.state import Interrupted
@@ -59,6 +61,30 @@ def slots(
     finally:
         for descriptor in held:
             os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Within one run, who asks for slots at the same time gets them in the order of their names.
+
+    Branches that become ready together then start in the same order every time.
+    """
+
+    _waiting: list[str] = field(default_factory=list)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        """Wait until nobody before `name` is asking; ask within the block."""
+        with self._changed:
+            insort(self._waiting, name)
+            self._changed.wait_for(lambda: self._waiting[0] == name)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waiting.remove(name)
+                self._changed.notify_all()
 
 
 @contextmanager
