@@ -18,21 +18,12 @@ from tasks.core.errors import StillhouseError
 from tasks.core.files import digest, inside, read_json, sha256
 from tasks.core.params import Section, check
 from tasks.core.tables import Schema
+from tasks.judge.subject import SUBJECT, Subject
 from tasks.judge.verdict import Measured, read_verdict
 
 MANIFEST = "manifest.json"
-SUBJECT = "subject.json"
 ESSENTIAL = ("model.onnx", "spec.json", "verdict.json")
 KEPT = "stress/adversarial/kept.parquet"
-
-
-class Subject(Section):
-    """`subject.json` as the judge writes it: the SHA-256 of every other file of the evidence, and
-    the digest over them."""
-
-    format: Literal["stillhouse/subject/1"] = "stillhouse/subject/1"
-    digest: str
-    files: dict[str, str]
 
 
 class Circumstances(Section):

@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.bundle import MANIFEST, Circumstances, Manifest, Subject, read_manifest, verify
+from flows.bundle import MANIFEST, Circumstances, Manifest, read_manifest, verify
 from flows.outputs import lock_key, read_lock
 from flows.state import Checkout
 from tasks.core.cost import cpu
 from tasks.core.errors import DataError
 from tasks.core.files import read_json, write_json
 from tasks.core.params import check
+from tasks.judge.subject import SUBJECT, Subject
 from tasks.judge.verdict import Measured, read_verdict
 
 __all__ = ["latest", "seal", "verify"]
@@ -53,7 +54,7 @@ def seal(checkout: Checkout, student: str) -> Path:
     The bundle is complete or absent. A `DataError` says what the evidence lacks.
     """
     evidence = checkout.root / "evidence" / student
-    path = evidence / "subject.json"
+    path = evidence / SUBJECT
     subject = check(Subject, read_json(path), where=str(path))
     bundle = checkout.bundles / f"{student}-{subject.digest[:12]}"
     if not bundle.exists():
@@ -78,7 +79,7 @@ def latest(checkout: Checkout, student: str) -> Path | None:
     """The bundle of today's evidence, else the one sealed last; None if there is none."""
     name = re.compile(re.escape(student) + r"-[0-9a-f]{12}")
     found = [path for path in checkout.bundles.glob("*") if name.fullmatch(path.name)]
-    subject = checkout.root / "evidence" / student / "subject.json"
+    subject = checkout.root / "evidence" / student / SUBJECT
     if subject.is_file():
         today = f"{student}-{str(read_json(subject).get('digest'))[:12]}"
         found = [path for path in found if path.name == today] or found

@@ -5,6 +5,9 @@ Reads what the judge and the stress families wrote; decides nothing.
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +22,7 @@ from tasks.core.errors import DataError
 from tasks.judge.stress import Condition, conditions, hear
 from tasks.judge.verdict import Link, Rate, Verdict, read_verdict
 
-STRESSED = ("corruptions", "adversarial")
+STRESSED = {"corruptions": "corrupted", "adversarial": "attacked"}  # family -> column
 
 
 def verdict_path(checkout: Checkout, student: str) -> Path:
@@ -36,9 +39,11 @@ def last_verdict(checkout: Checkout, student: str) -> Verdict:
 
 
 def show(console: Console, checkout: Checkout, student: str) -> Verdict:
-    """Print table, verdict, failed gates and next commands."""
+    """Print table, headline, verdict, failed gates and next commands."""
     verdict = last_verdict(checkout, student)
     console.print(chain_table(verdict, stressed(checkout, verdict)))
+    for line in headline(verdict):
+        _plain(console, line)
     count = len(verdict.gates) + len(verdict.measured.gates if verdict.measured else ())
     if verdict.approved:
         console.print(f"[bold green]approved[/bold green]: {student} passed all {count} gates")
@@ -53,13 +58,32 @@ def show(console: Console, checkout: Checkout, student: str) -> Verdict:
     return verdict
 
 
-def chain_table(verdict: Verdict, left: dict[str, str]) -> Table:
+def headline(verdict: Verdict) -> Iterator[str]:
+    """What the student is, in a sentence; where it is weaker; where it lies."""
+    speed = ""
+    if verdict.measured is not None:
+        times = verdict.measured.latency_ms
+        speed = f", {times.teacher / times.student:.0f}× faster"
+    yield (
+        f"{verdict.compression:.0f}× fewer parameters, {verdict.compression_bytes:.0f}× smaller"
+        f"{speed}; keeps {100 * verdict.retention:.1f} % of the teacher's accuracy and is no worse "
+        f"by more than {100 * verdict.loss_upper:.1f} points, with "
+        f"{100 * verdict.confidence:.0f} % confidence"
+    )
+    if verdict.weaker:
+        worst = sorted(verdict.weaker, key=lambda w: -w.loss)[:3]
+        said = ", ".join(f"{w.where} (-{100 * w.loss:.0f} points)" for w in worst)
+        yield f"weaker than its teacher: {said}"
+    yield f"file: {verdict.student.path}"
+
+
+def chain_table(verdict: Verdict, left: dict[str, tuple[str, ...]]) -> Table:
     """Teacher → rungs → student; `left` is what stress leaves of a link's accuracy, by role."""
     title = f"{verdict.student.name} ({verdict.rows} test rows)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("model", no_wrap=True)
     table.add_column("accuracy, %", min_width=12)
-    for column in ("parameters", "FLOPs", "bytes", "ms", "corrupted,\nattacked %"):
+    for column in ("parameters", "FLOPs", "bytes", "ms", *(f"{w},\n%" for w in STRESSED.values())):
         table.add_column(column, justify="right", no_wrap=True)
     latency = verdict.measured.latency_ms.model_dump() if verdict.measured else {}
     for link in verdict.chain:
@@ -71,13 +95,8 @@ def chain_table(verdict: Verdict, left: dict[str, str]) -> Table:
             "?" if link.flops is None else f"{link.flops / 1e6:.2f} M",
             f"{link.bytes:,}",
             "" if time is None else f"{time:.2f}",
-            left.get(link.role, ""),
+            *left.get(link.role, ("",) * len(STRESSED)),
         )
-    table.caption = (
-        f"keeps {100 * verdict.retention:.1f} % of the teacher's accuracy with "
-        f"{verdict.compression:.1f}× fewer parameters, {verdict.compression_bytes:.1f}× fewer bytes"
-    )
-    table.caption_justify = "left"
     return table
 
 
@@ -94,7 +113,7 @@ def _name(link: Link) -> str:
     return f"{link.name} (shipped)" if link.role == "student" else link.name
 
 
-def stressed(checkout: Checkout, verdict: Verdict) -> dict[str, str]:
+def stressed(checkout: Checkout, verdict: Verdict) -> dict[str, tuple[str, ...]]:
     """Mean accuracy of teacher and student under each kind of stress, by role."""
     told: dict[str, list[str]] = {"teacher": [], "student": []}
     for family in STRESSED:
@@ -102,7 +121,7 @@ def stressed(checkout: Checkout, verdict: Verdict) -> dict[str, str]:
         for role in told:
             mean = 100 * fmean(getattr(c, role) for c in found) if found else None
             told[role].append("?" if mean is None else f"{mean:.1f}")
-    return {role: ", ".join(parts) for role, parts in told.items()}
+    return {role: tuple(parts) for role, parts in told.items()}
 
 
 def _conditions(checkout: Checkout, verdict: Verdict, family: str) -> Iterator[Condition]:
@@ -119,11 +138,21 @@ def next_commands(checkout: Checkout, student: str, verdict: Verdict) -> Iterato
     yield f"less {short(card)}", "the model card"
     bundle = latest(checkout, student)
     if bundle is not None:
-        yield f"stillhouse verify {short(bundle)}", "the sealed evidence is whole"
+        yield f"{program('stillhouse')} verify {short(bundle)}", "the sealed evidence is whole"
     if not verdict.approved:
-        yield "stillhouse run --set section.key=value", "try another choice, in a workspace"
+        trial = f"{program('stillhouse')} run --set section.key=value"
+        yield trial, "try another choice, in a workspace"
     if checkout.servers.mlflow is None:
-        yield f"mlflow ui --backend-store-uri {checkout.tracking_uri}", "runs and curves"
+        store = f"--backend-store-uri {checkout.tracking_uri}"
+        yield f"{program('mlflow')} ui {store}", "runs and curves"
+
+
+def program(name: str) -> str:
+    """How `name` is typed here: bare if the user's PATH finds ours, else with its folder."""
+    ours = Path(sys.executable).parent / name
+    _, *rest = os.environ.get("PATH", "").split(os.pathsep)  # the first entry is our own
+    found = shutil.which(name, path=os.pathsep.join(rest))
+    return name if found and Path(found) == ours else short(ours)
 
 
 def short(path: Path) -> str:

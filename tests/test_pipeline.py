@@ -64,7 +64,9 @@ def test_the_outcome_is_printed_with_the_next_commands(pipeline: Path) -> None:
         "assistant",
         "student",
         "approved",
-        "stillhouse show",
+        "fewer parameters",
+        "95 % confidence",
+        "ship/student/model.onnx",
         "stillhouse verify",
     ):
         assert word in said

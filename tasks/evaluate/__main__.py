@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from tasks.core.files import whole, write_json
+from tasks.core.files import write_json
 from tasks.core.models import MODELS, read_spec
 from tasks.core.params import read
+from tasks.core.predictions import TEACHER, write_predictions
 from tasks.core.seeds import deterministic
 from tasks.core.stage import main
 from tasks.core.tables import read_fingerprint, read_split
@@ -35,20 +33,7 @@ def run(_: list[str]) -> None:
         read_spec(MODELS / "teacher").sha256,
         fingerprint.digest,
     )
-    with whole(FOLDER / "predictions.parquet") as scratch:
-        pq.write_table(
-            pa.table(
-                {
-                    "row": pa.array(test.rows.tolist(), pa.string()),
-                    "label": pa.array(test.labels),
-                    "logits": pa.FixedSizeListArray.from_arrays(
-                        pa.array(logits.reshape(-1)), logits.shape[1]
-                    ),
-                }
-            ),
-            scratch,
-            compression="zstd",
-        )
+    write_predictions(TEACHER, test, logits)
     write_json(FOLDER / "report.json", report.model_dump(mode="json"))
     print(f"evaluate: teacher {100 * report.test.accuracy.value:.2f} % on {len(test):,} test rows")
     gate(report)

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
@@ -20,6 +18,7 @@ from tasks.core.errors import DataError
 from tasks.core.files import read_json
 from tasks.core.models import MODELS, ModelSpec, read_spec
 from tasks.core.params import check
+from tasks.core.predictions import TEACHER, read_predictions
 from tasks.core.session import open_session, score
 from tasks.core.tables import (
     DATA,
@@ -115,9 +114,7 @@ def read_case(student: str, families: tuple[str, ...]) -> Case:
         shipped=_score(folder / "model.onnx", test, data),
         float_student=_score(folder / "float.onnx", test, data),
         teacher_spec=read_spec(MODELS / "teacher"),
-        teacher=scored(
-            _teacher_logits(REPORTS / "teacher" / "predictions.parquet", test, data), test.labels
-        ),
+        teacher=scored(read_predictions(TEACHER, test, len(data.data.classes)), test.labels),
         teacher_report=_mapping(REPORTS / "teacher" / "report.json"),
         rung=check(RungReport, read_json(rung), where=str(rung)),
         data=data,
@@ -141,22 +138,6 @@ def _score(path: Path, test: Table, data: Fingerprint) -> Scored:
     if logits.shape != expected:
         raise DataError(f"{path}: logits of shape {logits.shape}, not {expected}; run quantize")
     return scored(logits, test.labels, valid)
-
-
-def _teacher_logits(path: Path, test: Table, data: Fingerprint) -> NDArray[np.float32]:
-    """The teacher's stored logits, if they are of today's test rows in their order."""
-    try:
-        content = pq.read_table(path, columns=["row", "logits"])
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run evaluate") from None
-    except (pa.ArrowException, KeyError) as error:
-        raise DataError(f"{path}: not a readable table ({error}); run evaluate") from None
-    if content["row"].to_pylist() != test.rows.tolist():
-        raise DataError(f"{path}: predictions of other test rows than today's; run evaluate")
-    logits = np.array(content["logits"].to_pylist(), dtype=np.float32)
-    if logits.shape != (len(test), len(data.data.classes)):
-        raise DataError(f"{path}: logits of shape {logits.shape} do not fit the data; run evaluate")
-    return logits
 
 
 def _mapping(path: Path) -> dict[str, Any] | None:

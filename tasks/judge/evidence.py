@@ -9,34 +9,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks.core.files import digest, tree_sha256, write_bytes, write_json, write_text
-from tasks.core.params import Section
+from tasks.core.files import write_bytes, write_json, write_text
 from tasks.judge.case import REPORTS, SHIP, Case
+from tasks.judge.subject import SUBJECT, Subject, subject
 from tasks.judge.verdict import Verdict, as_json
 
 EVIDENCE = Path("evidence")
-SUBJECT = "subject.json"
-
-
-class Subject(Section):
-    """`subject.json`: SHA-256 of every other file of the folder, and one digest over them."""
-
-    format: Literal["stillhouse/subject/1"] = "stillhouse/subject/1"
-    digest: str
-    files: dict[str, str]
-
-
-def subject(folder: Path) -> Subject:
-    """What `folder` holds now, `subject.json` itself left out."""
-    files = {name: value for name, value in tree_sha256(folder).items() if name != SUBJECT}
-    return Subject(digest=digest(files), files=files)
 
 
 def write_evidence(case: Case, verdict: Verdict, card: str, folder: Path) -> Subject:

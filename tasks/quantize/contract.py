@@ -2,8 +2,8 @@
 
 Students of softened targets are under-confident, so the logits are divided by a temperature that
 was fitted on validation rows (Guo et al., 2017): no answer changes, and confidences mean what they
-say. int8 turns NaN and infinities into finite logits without a word, and scores values of a wrong scale
-as if they were right; so each row says whether its values are finite and in the declared range.
+say. int8 turns NaN and infinities into finite logits without a word, and scores values of a wrong
+scale as if they were right; so each row says whether its values are finite and in range.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
@@ -23,6 +22,7 @@ from tasks.core.errors import DataError
 from tasks.core.files import read_json, sha256
 from tasks.core.models import MODELS, ModelSpec, read_spec, read_weights
 from tasks.core.params import check
+from tasks.core.predictions import TEACHER, read_predictions
 from tasks.core.reports import Gate
 from tasks.core.seeds import generator
 from tasks.core.session import open_session, score
@@ -32,7 +32,6 @@ from tasks.modalities.vision.networks import build
 from tasks.modalities.vision.scorers import Scorer, load_network, load_scorer, network_scorer
 
 SHIP = Path("ship")
-PREDICTIONS = Path("reports/teacher/predictions.parquet")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def load_case(student: str, rows: int, seed: int) -> Case:
         data=data,
         test=test,
         student_logits=score(session, test.images)[0],
-        teacher_logits=_teacher_logits(PREDICTIONS, test, len(data.classes)),
+        teacher_logits=read_predictions(TEACHER, test, len(data.classes)),
         teacher=load_scorer(teacher) if network is None else network_scorer(network),
         teacher_network=network,
         float_network=_float_network(folder),
@@ -118,21 +117,3 @@ def _float_network(folder: Path) -> nn.Module:
     except RuntimeError:
         raise DataError(f"{weights}: does not fit the network of {path}; run quantize") from None
     return network.eval()
-
-
-def _teacher_logits(path: Path, test: Table, classes: int) -> NDArray[np.float32]:
-    """The teacher's stored logits, which must be those of today's test rows in their order."""
-    try:
-        stored = pq.read_table(path, columns=["row", "logits"])
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run evaluate") from None
-    except (pa.ArrowException, KeyError) as error:
-        raise DataError(f"{path}: not readable as predictions ({error}); run evaluate") from None
-    if stored["row"].to_pylist() != test.rows.tolist():
-        raise DataError(f"{path}: predictions of other rows than data/test.parquet; run evaluate")
-    logits = np.array(stored["logits"].to_pylist(), dtype=np.float32)
-    if logits.shape != (len(test), classes):
-        raise DataError(
-            f"{path}: logits of {logits.shape}, not {(len(test), classes)}; run evaluate"
-        )
-    return logits

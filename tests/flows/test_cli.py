@@ -94,13 +94,19 @@ def test_while_a_run_is_alive_status_says_what_it_does_and_run_says_who_it_is(ti
 
 
 def test_doctor_names_what_is_missing_and_how_to_mend_it(tiny: Any) -> None:
-    (tiny.root / "constraints.txt").write_text("numpy==0.0.1\nno-such-package==1.0\n")
+    (tiny.root / "constraints.txt").write_text(
+        "numpy==0.0.1\nno-such-package==1.0\nno-such-tool==2.0\n"
+    )
+    (tiny.root / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["numpy>=2", "no-such-package<2"]\n'
+    )
 
     done = tiny.cli("doctor")
 
     assert done.returncode == 2
     assert "numpy " in done.stdout
     assert ", not 0.0.1; no-such-package missing, not 1.0" in done.stdout
+    assert "no-such-tool" not in done.stdout, "a tool of the tests alone may be missing"
     assert "-> pip install -c constraints.txt" in done.stdout
     assert "ok    params: every section is valid" in done.stdout
     assert "ok    outs: all that dvc.lock names are there" in done.stdout

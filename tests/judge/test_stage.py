@@ -18,7 +18,7 @@ from tasks.core.errors import DataError, ParamsError
 from tasks.core.files import read_json, sha256, tree_sha256, write_json
 from tasks.core.reports import StressReport
 from tasks.judge.__main__ import run
-from tasks.judge.evidence import subject
+from tasks.judge.subject import subject
 from tasks.judge.verdict import read_verdict
 
 VERDICT = Path("reports/student/verdict.json")
@@ -225,7 +225,7 @@ def test_predictions_of_other_rows_stop_the_stage(world: Path) -> None:
     path = world / "reports/teacher/predictions.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
 
-    with pytest.raises(DataError, match="other test rows"):
+    with pytest.raises(DataError, match="predictions of other rows"):
         run(["student"])
 
 
