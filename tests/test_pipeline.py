@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+
+from flows.dag import read_graph
+from tasks.core.tables import read_fingerprint, read_split
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 STUDENT = Path("ship/student/model.onnx")
@@ -170,34 +175,185 @@ def test_dvc_answers_about_metrics_params_and_plots(
     assert "index.html" in page
 
 
-def test_a_folder_of_images_goes_through_the_whole_dag(
+QUICK = {
+    "teach.architecture.widths": "[8, 16]",
+    "teach.training": "{epochs: 6, batch: 16, learning_rate: 0.01}",
+    "distill.rungs.assistant.architecture.widths": "[6, 8]",
+    "distill.rungs.assistant.training": "{epochs: 6, batch: 16, learning_rate: 0.01}",
+    "distill.rungs.student.architecture.widths": "[4, 6]",
+    "distill.rungs.student.training": "{epochs: 6, batch: 16, learning_rate: 0.02}",
+    "quantize.qat.epochs": "1",
+    "quantize.qat.batch": "16",
+    "stress.rows": "16",
+}
+
+
+def test_a_folder_of_images_goes_through_the_whole_dag_in_a_workspace(
     clone: Callable[[], Path], tmp_path: Path, command: Command
 ) -> None:
     draw = np.random.default_rng(0)
     for name, low in (("dark", 0), ("light", 110)):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(90):
+        for i in range(120):
             pixels = draw.integers(low, low + 146, (12, 10, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i:03}.png")
     folder = clone()
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["name"] = "photos"
-    params["data"] |= {"source": "images", "path": str(tmp_path / "photos")}
-    params["validate"]["min_rows"] = {"train": 50, "val": 10, "test": 10}
-    params["teach"]["architecture"]["widths"] = [8, 16]
-    params["teach"]["training"] |= {"epochs": 4, "batch": 16}
-    rungs = params["distill"]["rungs"]
-    rungs["assistant"]["architecture"]["widths"] = [6, 8]
-    rungs["student"]["architecture"]["widths"] = [4, 6]
-    for rung in rungs.values():
-        rung["training"] |= {"epochs": 4, "batch": 16}
-    params["quantize"]["qat"] |= {"epochs": 1, "batch": 16}
-    params["stress"]["rows"] = 16
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    done = command(folder, "stillhouse", "run", check=False)
-    found = verdict(folder)
-    # 45 test rows prove little: the answer may be no, but every figure and gate is there.
+    values = {"name": "photos", "data.path": str(tmp_path / "photos"), **QUICK}
+    sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+
+    done = command(folder, "stillhouse", "run", "--preset", "images", *sets, check=False)
+
+    workspaces = list((folder / "runs").iterdir())
+    assert len(workspaces) == 1, done.stdout + done.stderr
+    found = verdict(workspaces[0])
+    # 60 test rows prove little: the answer may be no, but every figure and gate is there.
     assert done.returncode == (0 if found["approved"] else 1), done.stdout + done.stderr
-    spec = json.loads((folder / "ship/student/spec.json").read_text())
+    spec = json.loads((workspaces[0] / "ship/student/spec.json").read_text())
     assert spec["data"]["shape"] == [3, 12, 10]
     assert spec["data"]["classes"] == ["dark", "light"]
+    assert not (folder / "ship").exists(), "the checkout is left as it was"
+    assert git(folder, "status", "--porcelain") == ""
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_the_digits_preset_is_the_default() -> None:
+    root = Path(__file__).parents[1]
+    default, preset = (
+        yaml.safe_load((root / name).read_text()) for name in ("params.yaml", "presets/digits.yaml")
+    )
+    assert preset == default
+
+
+def test_the_flow_has_the_edges_of_dvc(pipeline: Path, command: Command) -> None:
+    drawn = set(
+        re.findall(r'"([^"]+)" -> "([^"]+)"', command(pipeline, "dvc", "dag", "--dot").stdout)
+    )
+    between = {(a, b) for a, b in drawn if not a.endswith(".dvc")}
+    assert read_graph(pipeline).edges == between
+    assert ("distill@assistant", "distill@student") in between
+
+
+RECORDED = """
+import json, sys, logging
+logging.disable(logging.WARNING)
+from flows.state import adopt, find_checkout
+checkout = find_checkout()
+adopt(checkout)
+import mlflow, numpy as np
+from mlflow import MlflowClient
+from tasks.core.session import open_session, score
+from tasks.core.tables import read_fingerprint, read_split
+client = MlflowClient()
+version = client.get_model_version_by_alias("digits-candidates", "candidate")
+model = mlflow.pyfunc.load_model("models:/digits-candidates@candidate")
+images = read_split("test", read_fingerprint().data).images[:64].astype(np.float32)
+said = model.predict(images)
+logits, valid = score(open_session(checkout.root / "ship/student/model.onnx"), images)
+experiment = client.get_experiment_by_name("digits")
+runs = client.search_runs([experiment.experiment_id], max_results=1000)
+teach = next(r.info.run_id for r in runs if r.data.tags.get("stillhouse.stage") == "teach")
+stages = sorted(r.data.tags.get("stillhouse.stage", "") for r in runs)
+print(json.dumps({
+    "version": int(version.version),
+    "tags": version.tags,
+    "equal": bool(np.array_equal(said["logits"], logits) and np.array_equal(said["valid"], valid)),
+    "stages": [s for s in stages if s],
+    "curves": len(client.get_metric_history(teach, "loss")),
+}))
+"""
+
+
+def recorded(folder: Path, command: Command) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(
+        command(folder, "python", "-c", RECORDED).stdout.splitlines()[-1]
+    )
+    return said
+
+
+def test_tracking_and_registry_hold_the_run_once_and_can_be_rebuilt(
+    pipeline: Path, tmp_path: Path, command: Command
+) -> None:
+    first = recorded(pipeline, command)
+    assert first["equal"], "what is registered answers as what ships, bit for bit"
+    assert first["version"] == 1
+    assert len(first["stages"]) == len(set(first["stages"])) == 13
+    assert first["curves"] == 16, "the teacher's epochs"
+
+    folder = copied(pipeline, tmp_path)
+    command(folder, "stillhouse", "run")
+    again = recorded(folder, command)
+    assert again["stages"] == first["stages"], "a second run doubles nothing"
+    assert again["version"] == 1
+
+    (folder / ".stillhouse" / "mlflow.db").unlink()
+    command(folder, "stillhouse", "run")
+    rebuilt = recorded(folder, command)
+    assert rebuilt["stages"] == first["stages"]
+    assert rebuilt["curves"] == first["curves"]
+    assert rebuilt["tags"]["stillhouse.subject"] == first["tags"]["stillhouse.subject"]
+
+
+MOVED = """
+import json, shutil
+from pathlib import Path
+from flows.state import adopt, find_checkout
+checkout = find_checkout()
+adopt(checkout)
+from flows.seal import seal
+path = Path("reports/student/verdict.json")
+verdict = json.loads(path.read_text())
+verdict["measured"]["cpu"]["model"] = "another CPU"
+path.unlink()
+path.write_text(json.dumps(verdict))
+shutil.rmtree(checkout.bundles)
+print(seal(checkout, "student") / "manifest.json")
+"""
+
+
+def test_latency_is_measured_again_where_the_cpu_differs(
+    pipeline: Path, tmp_path: Path, command: Command
+) -> None:
+    folder = copied(pipeline, tmp_path)
+    manifest = json.loads(Path(command(folder, "python", "-c", MOVED).stdout.strip()).read_text())
+    circumstances = manifest["circumstances"]
+    assert circumstances["measured"]["cpu"]["model"] == "another CPU"
+    assert circumstances["measured_again"]["cpu"] == circumstances["cpu"]
+    assert set(circumstances["measured_again"]["latency_ms"]) == {
+        "teacher",
+        "float_student",
+        "student",
+    }
+
+
+def test_a_changed_byte_of_a_sealed_bundle_is_found(
+    pipeline: Path, tmp_path: Path, command: Command
+) -> None:
+    folder = copied(pipeline, tmp_path)
+    assert command(folder, "stillhouse", "verify").returncode == 0
+    bundle = next((folder / ".stillhouse" / "bundles").iterdir())
+    model = bytearray((bundle / "model.onnx").read_bytes())
+    model[len(model) // 2] ^= 1
+    (bundle / "model.onnx").write_bytes(bytes(model))
+    done = command(folder, "stillhouse", "verify", check=False)
+    assert done.returncode == 1
+    assert "model.onnx: its SHA-256 is not the sealed one" in done.stderr
+
+
+def test_the_consumer_of_a_few_lines_reads_what_ships(
+    pipeline: Path, tmp_path: Path, command: Command
+) -> None:
+    data = read_fingerprint(pipeline / "data" / "fingerprint.json").data
+    test = read_split("test", data, pipeline / "data")
+    np.save(tmp_path / "images.npy", test.images)
+    consumer = str(pipeline / "examples" / "consumer.py")
+    done = command(tmp_path, "python", consumer, str(pipeline / STUDENT), "images.npy")
+    answers = np.array(done.stdout.split())
+    right = answers == np.array(data.classes)[test.labels]
+    chain = verdict(pipeline)["chain"]
+    assert isinstance(chain, list)
+    assert right.mean() == pytest.approx(chain[-1]["accuracy"]["value"], abs=1e-6)
