@@ -143,7 +143,7 @@ def next_commands(checkout: Checkout, student: str, verdict: Verdict) -> Iterato
         trial = f"{program('stillhouse')} run --set section.key=value"
         yield trial, "try another choice, in a workspace"
     if checkout.servers.mlflow is None:
-        store = f"--backend-store-uri {checkout.tracking_uri}"
+        store = f"--backend-store-uri sqlite:///{short(checkout.state / 'mlflow.db')}"
         yield f"{program('mlflow')} ui {store}", "runs and curves"
 
 

@@ -215,6 +215,35 @@ def test_a_folder_of_images_goes_through_the_whole_dag_in_a_workspace(
     assert git(folder, "status", "--porcelain") == ""
 
 
+def test_an_onnx_file_of_any_framework_can_teach_a_rung(
+    pipeline: Path, tmp_path: Path, command: Command
+) -> None:
+    folder = copied(pipeline, tmp_path)
+    given = folder / "given"
+    given.mkdir()
+    shutil.copy(folder / "ship/student/float.onnx", given / "model.onnx")
+    classes = [str(digit) for digit in range(10)]
+    (given / "spec.json").write_text(json.dumps({"classes": classes, "shape": [1, 8, 8]}))
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["teach"] |= {"source": "onnx", "path": "given"}
+    params["distill"]["rungs"]["assistant"]["architecture"]["widths"] = [6, 8]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    command(
+        folder,
+        "python",
+        "-c",
+        "from pathlib import Path; from tasks.modalities.vision.acquire import take; "
+        "take('digits', None, Path('given'), Path('data/raw'))",
+    )
+
+    command(folder, "dvc", "repro", "distill@assistant")
+
+    report = json.loads((folder / "models/assistant/report.json").read_text())
+    assert report["lineage"][0]["flops"] is None, "a black box does not say"
+    assert 6000 < report["lineage"][0]["parameters"] < 6964, "BatchNorm is folded into weights"
+    assert report["val_accuracy"]["value"] > 0.9
+
+
 def git(folder: Path, *words: str) -> str:
     return subprocess.run(
         ["git", *words], cwd=folder, capture_output=True, text=True, check=True
