@@ -165,9 +165,7 @@ def _recovered() -> Checkout:
 
 def _shipped(checkout: Checkout, student: str | None) -> list[str]:
     """`student`, or every student that ships."""
-    from tasks.core.params import read
-
-    ship = [str(s) for s in read(checkout.root / "params.yaml").get("distill", {}).get("ship", [])]
+    ship = list(checkout.shipped)
     if student is not None and student not in ship:
         raise DataError(
             f"'{student}' does not ship; distill.ship names {', '.join(ship) or 'none'}"

@@ -125,10 +125,11 @@ def _state(checkout: Checkout) -> Iterator[Finding]:
     holder = busy(checkout)
     yield Finding("run", f"{holder} works here" if holder else "none at work")
     raw = (root / "data" / "raw").is_dir()
-    yield Finding("data/raw", "there" if raw else "missing", "" if raw else "stillhouse run")
     if not (root / "dvc.lock").is_file():
-        yield Finding("outs", "nothing has run here yet", "stillhouse run")
+        yield Finding("data/raw", "there" if raw else "not there yet; `stillhouse run` takes it")
+        yield Finding("outs", "nothing has run here yet; `stillhouse run` does")
         return
+    yield Finding("data/raw", "there" if raw else "missing", "" if raw else "stillhouse run")
     gone = missing_outs(root)
     found = f"{', '.join(gone)} missing" if gone else "all that dvc.lock names are there"
     yield Finding("outs", found, "dvc pull, or stillhouse run" if gone and not holder else "")

@@ -27,12 +27,16 @@ def check_teacher(checkout: Checkout, max_age: int, now: datetime) -> None:
             f"models/teacher: evaluated on other data ({report['fingerprint'][:12]}) than today's "
             f"({today['digest'][:12]}); run evaluate"
         )
-    born = _born(checkout, spec, now)
-    age = now - born
+    age = now - _born(checkout, spec, now)
+    if age < -timedelta(days=1):
+        raise GateError(
+            f"models/teacher: made in the future ({spec['created']}); correct 'created' in its "
+            "spec.json or this machine's clock"
+        )
     if age > timedelta(days=max_age):
         raise GateError(
             f"models/teacher: {age.days} days old, more than teach.max_age = {max_age}; "
-            "train or give a newer one, or raise teach.max_age"
+            "give a newer one, take new data, or raise teach.max_age"
         )
 
 

@@ -1,7 +1,9 @@
 """What the stages of a checkout left behind, read from `dvc.lock` and the files that it names.
 
 Plain values for whoever projects them: keys, parameters, metrics, curves, artefacts. Knows nothing
-of MLflow, never imports DVC, takes no file for a stage's output that the lock does not confirm.
+of MLflow, never imports DVC. A stage counts only as locked: its files by their MD5, its folders
+(models, predictions) by their number of files and bytes alone, which tells a stage that is half
+done from a whole one, not an edit that keeps the size. The seal digests every file.
 """
 
 from __future__ import annotations
@@ -124,7 +126,7 @@ def flat_params(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def read_outputs(root: Path, stage: str, entry: dict[str, Any]) -> Outputs | None:
-    """What `stage` left behind; None where the working tree holds anything else than was locked."""
+    """What `stage` left behind; None where its files and folders are not as locked."""
     outs = entry.get("outs", [])
     if not all(_present(root / out["path"], out) for out in outs):
         return None

@@ -209,9 +209,11 @@ def set_aside(checkout: Checkout, stage: str, outs: Iterable[str]) -> Path | Non
 
 
 def remove_scratch(root: Path, outs: Iterable[str]) -> None:
-    """Remove half-written files that lie beside `outs` (see `tasks.core.files.whole`)."""
+    """Remove half-written files and folders, `.NAME.*`, that lie beside `outs`."""
     for out in outs:
         path = root / out
         for scratch in path.parent.glob(f".{path.name}.*"):
-            if scratch.is_file():
-                scratch.unlink()
+            if scratch.is_dir() and not scratch.is_symlink():
+                shutil.rmtree(scratch, ignore_errors=True)
+            else:
+                scratch.unlink(missing_ok=True)

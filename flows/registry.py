@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from numpy.typing import NDArray
 
-ALIAS = "candidate"
+ALIAS = "candidate"  # of the student that ships, or of the first that does
 SUBJECT = "stillhouse.subject"
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime")  # by a consumer that loads through MLflow
 
 
 def register(checkout: Checkout, student: str, bundle: Path, run_id: str) -> int | None:
-    """Make an approved student a version of `<name>-candidates`, with the alias `candidate`.
+    """Make an approved student a version of `<name>-candidates`, under its aliases.
 
     Returns the version: a new one, or the one that holds this subject already. None if the verdict,
     or a latency measured again for the bundle, refuses it. A `DataError` if the bundle is not whole
@@ -58,8 +59,23 @@ def register(checkout: Checkout, student: str, bundle: Path, run_id: str) -> int
             if found
             else _add(store, name, bundle, _tags(student, bundle, verdict, manifest), run_id)
         )
-        store.client.set_registered_model_alias(name, ALIAS, str(number))
+        for alias in aliases(student, checkout.shipped):
+            store.client.set_registered_model_alias(name, alias, str(number))
     return number
+
+
+def aliases(student: str, shipped: Sequence[str]) -> tuple[str, ...]:
+    """Where a consumer finds `student`: each name has one holder at a time.
+
+    >>> aliases("student", ["student"])
+    ('candidate',)
+    >>> aliases("small", ["small", "tiny"]), aliases("tiny", ["small", "tiny"])
+    (('candidate', 'candidate-small'), ('candidate-tiny',))
+    """
+    if len(shipped) < 2:
+        return (ALIAS,)
+    own = f"{ALIAS}-{student}"
+    return (ALIAS, own) if student == shipped[0] else (own,)
 
 
 def _vetoed(manifest: Manifest) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.core.files import write_json
+from tasks.core.models import MODELS, read_spec
 from tasks.core.params import read, section
 from tasks.core.seeds import deterministic
 from tasks.core.stage import main
-from tasks.judge.case import read_case
+from tasks.core.tables import read_fingerprint, read_split
+from tasks.judge.case import read_rung
 from tasks.judge.measured import measure
 from tasks.judge.params import Requirements
 
@@ -20,9 +22,9 @@ def run(arguments: list[str]) -> None:
     """Measure teacher, float student and student, and gate the student's latency."""
     student, result = arguments
     deterministic(0, int(read()["threads"]))
-    families = tuple(read()["stress"]["families"])
     budget = section("requirements", Requirements).latency_ms
-    measured = measure(read_case(student, families), budget)
+    row = read_split("test", read_fingerprint().data).images[:1]
+    measured = measure(student, read_spec(MODELS / "teacher"), read_rung(student), row, budget)
     write_json(Path(result), measured.model_dump(mode="json"))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from flows.dag import Graph, Stage
 from flows.runner import Outcome, StageError
+from flows.state import one_line
 from tasks.core.errors import StillhouseError
 
 Run = Callable[[Stage], Outcome]
@@ -39,12 +40,13 @@ def retrain(graph: Graph, run: Run, name: str) -> Results:
     Call it in a thread of its own: Prefect then leaves signals to the caller.
     """
     results = Results()
-    if graph.stale:
-        _submit(graph, run, name, results)
+    said = _submit(graph, run, name, results) if graph.stale else {}
     for stage in graph:
         cause = next((c for p in stage.parents if (c := _cause(p, results))), None)
         if cause is not None:
             results.blocked[stage.name] = cause
+        elif stage.name in said.keys() - results.failed.keys():
+            results.failed[stage.name] = StageError(f"Prefect did not run it ({said[stage.name]})")
     return results
 
 
@@ -53,8 +55,8 @@ def _cause(parent: str, results: Results) -> str | None:
     return parent if parent in results.failed else results.blocked.get(parent)
 
 
-def _submit(graph: Graph, run: Run, name: str, results: Results) -> None:
-    """One flow run; fills `results`."""
+def _submit(graph: Graph, run: Run, name: str, results: Results) -> dict[str, str]:
+    """One flow run; fills `results` and returns what Prefect says of each stage not done."""
     from prefect import flow, task
     from prefect.futures import wait
     from prefect.logging.handlers import APILogHandler
@@ -75,6 +77,7 @@ def _submit(graph: Graph, run: Run, name: str, results: Results) -> None:
             return Failed(message=str(results.failed[stage]))
         return Completed(message=results.done[stage].how)
 
+    said: dict[str, str] = {}
     runner: Any = ThreadPoolTaskRunner(max_workers=len(stale))  # a task that waits holds a thread
 
     @flow(name="retrain", flow_run_name=name, task_runner=runner, persist_result=False)
@@ -85,9 +88,21 @@ def _submit(graph: Graph, run: Run, name: str, results: Results) -> None:
             named: Any = bring_up_to_date.with_options(name=stage.name, task_run_name=stage.name)
             futures[stage.name] = named.submit(stage.name, wait_for=above)
         wait(list(futures.values()))
-        if results.failed:
-            return Failed(message="; ".join(f"{s}: {e}" for s, e in results.failed.items()))
+        ends = {s: f.state for s, f in futures.items() if s not in results.done}
+        said.update((s, _line(end)) for s, end in ends.items())
+        if said:
+            begun = (s for s, end in ends.items() if not end.is_pending())
+            return Failed(message="; ".join(f"{s}: {said[s]}" for s in begun))
         return Completed(message=f"{len(stale)} stages are up to date")
 
-    retraining(return_state=True)
-    APILogHandler().flush()  # while there is still a server to take it
+    try:
+        end = _line(retraining(return_state=True))
+        APILogHandler().flush()  # while there is still a server to take it
+    except Exception as error:  # of Prefect: whatever a stage raises is in `results`
+        end = one_line(error)
+    return {s.name: said.get(s.name, end) for s in stale if s.name not in results.done}
+
+
+def _line(state: Any) -> str:
+    """A state of Prefect's, in a line."""
+    return " ".join((state.message or state.name).split())

@@ -7,8 +7,8 @@ every stage that runs is ended, its former outs come back, and the next run resu
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -113,22 +113,31 @@ class Job:
         check_teacher(self.checkout, self.params.teach.max_age, datetime.now(UTC))
 
     def project(self, results: Results) -> None:
-        """What the stages wrote, into tracking; what the judge approved, into the registry."""
+        """What the stages wrote, into tracking; what the judge approved, into the registry.
+
+        A step that fails is one more failure in `results`, and hides none.
+        """
+        if not (self.checkout.root / "dvc.lock").is_file():
+            return  # no stage has ever come to its end here
         self.shown.note("recording the run")
-        run_id = tracking.project(self.checkout)
-        students = self.judged(results)
-        try:
-            if students:
-                self.check_teacher()
-        except GateError as error:
-            results.failed["teacher"] = error
-            return
-        for student in students:
+        with step(results, "tracking"):
+            run_id = tracking.project(self.checkout)
+            students = self.judged(results)
+            with step(results, "teacher"):
+                if students:
+                    self.check_teacher()
+                for student in students:
+                    self.publish(student, run_id, results)
+
+    def publish(self, student: str, run_id: str, results: Results) -> None:
+        """Seal a judged student, and register it if it is approved."""
+        with step(results, f"seal@{student}"):
             bundle = seal.seal(self.checkout, student)
             self.shown.note(f"sealed: {bundle.name}")
-            version = registry.register(self.checkout, student, bundle, run_id)
-            if version is not None:
-                self.shown.note(f"registered: {student}, version {version}")
+            with step(results, f"register@{student}"):
+                version = registry.register(self.checkout, student, bundle, run_id)
+                if version is not None:
+                    self.shown.note(f"registered: {student}, version {version}")
 
     def judged(self, results: Results) -> list[str]:
         """Shipped students whose verdict is today's."""
@@ -138,14 +147,24 @@ class Job:
 
 def report(console: Console, job: Job, results: Results) -> int:
     """Every verdict, then every failure; returns the exit code."""
-    code = results.exit_code
+    refused = 0
     for student in job.judged(results):
-        if not show(console, job.checkout, student).approved:
-            code = max(code, GateError.exit_code)
+        with step(results, f"show@{student}"):
+            if not show(console, job.checkout, student).approved:
+                refused = GateError.exit_code
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     for stage, error in results.failed.items():
         errors.print(f"error: {stage}: {error}", markup=False)
-    return code
+    return max(refused, results.exit_code)
+
+
+@contextmanager
+def step(results: Results, name: str) -> Iterator[None]:
+    """A step after the stages: its failure is kept beside theirs."""
+    try:
+        yield
+    except StillhouseError as error:
+        results.failed[name] = error
 
 
 def background(work: Callable[[], Any]) -> None:

@@ -86,8 +86,8 @@ class Runner:
                 keep_lock(self.checkout)
                 return Outcome(stage.name, _how(lines), time.monotonic() - start)
             error = self._failure(stage, outcome, lines)
-            self._bring_back(stage)
-            raise error
+            aside = self._bring_back(stage)
+            raise type(error)(f"{error}; what it wrote is in {aside}") if aside else error
 
     def stop(self) -> None:
         """End every stage that runs, and start none."""
@@ -173,17 +173,20 @@ class Runner:
         types = {1: GateError, 2: DataError, 130: Interrupted}
         return types.get(content["code"], StageError)(content["message"])
 
-    def _bring_back(self, stage: Stage) -> None:
-        """The former outs of a failed stage, as `dvc.lock` names them."""
+    def _bring_back(self, stage: Stage) -> Path | None:
+        """The former outs of a failed stage, as `dvc.lock` names them.
+
+        Returns where what it wrote instead lies now, relative to the checkout; None if nowhere.
+        """
         root = self.checkout.root
         mend_lock_table(root)
         mend_lock(self.checkout)
         remove_scratch(root, stage.outs)
         former = locked_outs(root, stage.name)
-        if former:
-            set_aside(self.checkout, stage.name, stage.outs)
-            restore(root, former)
+        aside = set_aside(self.checkout, stage.name, stage.outs) if former else None
+        restore(root, former)
         forget(self.checkout, stage.name)
+        return aside and aside.relative_to(root)
 
 
 def _how(lines: list[str]) -> How:

@@ -6,7 +6,6 @@ Reads what the judge and the stress families wrote; decides nothing.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,11 +147,9 @@ def next_commands(checkout: Checkout, student: str, verdict: Verdict) -> Iterato
 
 
 def program(name: str) -> str:
-    """How `name` is typed here: bare if the user's PATH finds ours, else with its folder."""
-    ours = Path(sys.executable).parent / name
-    _, *rest = os.environ.get("PATH", "").split(os.pathsep)  # the first entry is our own
-    found = shutil.which(name, path=os.pathsep.join(rest))
-    return name if found and Path(found) == ours else short(ours)
+    """How `name` is typed here: bare in an activated environment, else with its folder."""
+    activated = os.environ.get("VIRTUAL_ENV") == sys.prefix
+    return name if activated else short(Path(sys.executable).parent / name)
 
 
 def short(path: Path) -> str:

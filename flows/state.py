@@ -12,11 +12,13 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from tasks.core.errors import ParamsError, StillhouseError
-from tasks.core.params import Section, check
+from tasks.core.params import Section, check, read
 
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "true",
@@ -25,6 +27,10 @@ TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+CREDENTIALS = {  # of a server that `stillhouse.toml` names; kept in the environment alone
+    "mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+    "prefect": ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"),
 }
 
 
@@ -45,10 +51,27 @@ def one_line(error: BaseException) -> str:
 
 
 class Servers(Section):
-    """`stillhouse.toml`, optional: URLs of servers that a team shares."""
+    """`stillhouse.toml`, optional: URLs of servers that a team shares, without credentials."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     mlflow: str | None = Field(default=None, pattern=r"^https?://")
     prefect: str | None = Field(default=None, pattern=r"^https?://")
+
+    @model_validator(mode="before")  # on the whole, so that no message quotes the URL
+    @classmethod
+    def _without_credentials(cls, content: dict[str, Any]) -> dict[str, Any]:
+        for server, names in CREDENTIALS.items():
+            if "@" in str(content.get(server)):
+                said = "{server}: a URL may hold no user and password; set {names} instead"
+                told = {"server": server, "names": " or ".join(names)}
+                raise PydanticCustomError("credentials", said, told)
+        return content
+
+    @property
+    def credentials(self) -> frozenset[str]:
+        """Environment variables that the named servers may ask for."""
+        return frozenset(n for s, names in CREDENTIALS.items() if getattr(self, s) for n in names)
 
 
 @dataclass(frozen=True)
@@ -83,6 +106,12 @@ class Checkout:
         return self.own / "running"
 
     @property
+    def shipped(self) -> tuple[str, ...]:
+        """`distill.ship` of `params.yaml`: the students that ship."""
+        ship = read(self.root / "params.yaml").get("distill", {}).get("ship", [])
+        return tuple(str(student) for student in ship)
+
+    @property
     def artifacts(self) -> str:
         """Absolute location of MLflow's artefacts, for the experiment."""
         return (self.state / "artifacts").as_uri()
@@ -93,7 +122,8 @@ class Checkout:
 
     def environment(self) -> dict[str, str]:
         """The environment of every process we start: `bin` first, no telemetry, no stray server."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+        strays = self.strays()
+        kept = {k: v for k, v in os.environ.items() if k not in strays}
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PREFECT_HOME": str(self.state / "prefect"),
@@ -105,6 +135,11 @@ class Checkout:
         if self.servers.prefect:
             own["PREFECT_API_URL"] = self.servers.prefect
         return kept | TELEMETRY_OFF | own
+
+    def strays(self) -> set[str]:
+        """Variables that could name or configure a server that `stillhouse.toml` does not."""
+        found = {name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))}
+        return found - self.servers.credentials
 
 
 def find_checkout(start: Path | None = None) -> Checkout:
@@ -132,6 +167,6 @@ def adopt(checkout: Checkout) -> None:
     """Give this process the checkout's environment; call before Prefect or MLflow is imported."""
     checkout.state.mkdir(parents=True, exist_ok=True)
     checkout.own.mkdir(parents=True, exist_ok=True)
-    for name in [n for n in os.environ if n.startswith(("PREFECT_", "MLFLOW_"))]:
+    for name in checkout.strays():
         del os.environ[name]
     os.environ.update(checkout.environment())

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from flows.params import assigned, checked
+from flows.running import hold
 from flows.state import Checkout
 from tasks.core.errors import DataError, ParamsError
 from tasks.core.files import write_text
@@ -47,18 +48,21 @@ def presets(checkout: Checkout) -> list[str]:
 
 
 def prepare(checkout: Checkout, name: str, params: str) -> Path:
-    """The workspace `runs/NAME` at the last commit, with `params` as its parameters."""
+    """The workspace `runs/NAME` at the last commit, with `params` as its parameters.
+
+    A `DataError` if a run is alive in it: that one keeps its code and its parameters.
+    """
     folder = checkout.home / "runs" / name
     head = _git(checkout.root, "rev-parse", "HEAD")
-    if (folder / ".git").exists():
-        _git(folder, "checkout", "--quiet", "--force", "--detach", head)
-    else:
+    if not (folder / ".git").exists():
         _git(checkout.root, "worktree", "prune")
         _git(checkout.root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), head)
-    write_text(folder / ".stillhouse" / "home", f"{checkout.home}\n")
-    cache = _cache(checkout)
-    write_text(folder / ".dvc" / "config.local", f"[cache]\n    dir = {cache}\n")
-    write_text(folder / "params.yaml", params)
+    with hold(Checkout(folder, checkout.home, checkout.servers)):
+        _git(folder, "checkout", "--quiet", "--force", "--detach", head)
+        write_text(folder / ".stillhouse" / "home", f"{checkout.home}\n")
+        cache = _cache(checkout)
+        write_text(folder / ".dvc" / "config.local", f"[cache]\n    dir = {cache}\n")
+        write_text(folder / "params.yaml", params)
     return folder
 
 

@@ -7,7 +7,7 @@ in it makes the pair inseparable.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -29,7 +29,7 @@ class Architecture(Section):
     """A residual CNN: one stage per width, `blocks` residual blocks in each."""
 
     family: Literal["residual"] = "residual"
-    widths: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
     blocks: int = Field(default=1, ge=1, le=8)
 
 

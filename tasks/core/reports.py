@@ -1,4 +1,4 @@
-"""What stages report to each other: gates, stress reports, measured figures.
+"""What stages report to each other: rates, gates, rungs of the chain, stress reports.
 
 A gate compares a bound, never a point, and says in a sentence what that means. A value that is
 missing or not finite fails.
@@ -10,6 +10,16 @@ import math
 from typing import Any, Literal
 
 from tasks.core.params import Section
+
+MAX_STEP = 10.0  # parameters of one link over the next: beyond it a rung is refused
+
+
+class Rate(Section):
+    """A share of rows with its one-sided Wilson bounds."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Gate(Section):
@@ -55,6 +65,22 @@ def at_most(name: str, value: float | None, bound: float, why: str) -> Gate:
 
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+class RungReport(Section):
+    """`models/RUNG/report.json`, on validation rows. `bytes` counts float32 weights, `flops` is for
+    one row; `retention` and `compression` (parameters) are against the rung above."""
+
+    format: Literal["stillhouse/rung/1"] = "stillhouse/rung/1"
+    name: str
+    learned_from: str | None
+    parameters: int
+    flops: int | None
+    bytes: int
+    val_accuracy: Rate
+    retention: float | None
+    compression: float | None
+    lineage: tuple[RungReport, ...] = ()  # the rungs above, teacher first
 
 
 class StressReport(Section):

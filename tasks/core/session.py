@@ -31,13 +31,13 @@ def check_onnx(path: Path) -> onnx.ModelProto:
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a valid ONNX file ({first}); export it again") from None
+    for tensor in tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise DataError(
+                f"{path}: weight '{tensor.name}' lies outside the file; "
+                "save with save_as_external_data=False"
+            )
     for graph in _graphs(model.graph):
-        for tensor in graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-                raise DataError(
-                    f"{path}: weight '{tensor.name}' lies outside the file; "
-                    "save with save_as_external_data=False"
-                )
         for node in graph.node:
             if node.domain not in DOMAINS:
                 raise DataError(
@@ -45,6 +45,20 @@ def check_onnx(path: Path) -> onnx.ModelProto:
                     "domains ai.onnx and com.microsoft; export without custom operators"
                 )
     return model
+
+
+def tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Every tensor that `graph` holds: initialisers, sparse ones, constants, and nested graphs'."""
+    found: list[onnx.TensorProto] = []
+    for part in _graphs(graph):
+        found.extend(part.initializer)
+        for sparse in part.sparse_initializer:
+            found.extend([sparse.values, sparse.indices])
+        for node in part.node:
+            for attribute in node.attribute:
+                found.extend([attribute.t] if attribute.HasField("t") else [])
+                found.extend(attribute.tensors)
+    return found
 
 
 def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:

@@ -137,5 +137,11 @@ QUARANTINE = pa.schema(
 
 def read_quarantine(path: Path) -> dict[str, list[str] | list[int]]:
     """The quarantine as columns; see `QUARANTINE`."""
-    content: dict[str, list[str] | list[int]] = pq.read_table(path, schema=QUARANTINE).to_pydict()
+    try:
+        table = pq.read_table(path, schema=QUARANTINE)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run validate") from None
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: not a readable quarantine ({error}); run validate") from None
+    content: dict[str, list[str] | list[int]] = table.to_pydict()
     return content

@@ -94,8 +94,10 @@ def train(
         lr=training.learning_rate,
         fused=True,
     )
+    # A fifth of the way up, the rest down; torch divides by zero where a fifth is one step.
+    rise = 0.2 if steps > 5 else 0.5
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, training.learning_rate, total_steps=steps, pct_start=0.2
+        optimiser, training.learning_rate, total_steps=max(steps, 3), pct_start=rise
     )
     history.parent.mkdir(parents=True, exist_ok=True)
     with history.open("w") as lines:

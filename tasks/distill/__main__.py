@@ -1,4 +1,8 @@
-"""One rung of the chain: a network learns from the banked logits of the one above."""
+"""One rung of the chain: a network learns from the banked logits of the one above.
+
+It banks its own logits in turn, whether a rung learns from it today or not: one that is added
+tomorrow then trains without training this one again.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +27,14 @@ from tasks.core.models import (
     write_weights,
 )
 from tasks.core.params import check, read, section
+from tasks.core.reports import RungReport
 from tasks.core.seeds import derived, deterministic
 from tasks.core.stage import main
 from tasks.core.tables import Table, read_fingerprint, read_split, read_train
 from tasks.core.trainer import train
 from tasks.distill.losses import weighted
 from tasks.distill.params import Rung
-from tasks.distill.report import RungReport, check_ratio, report
+from tasks.distill.report import check_ratio, report
 from tasks.modalities.vision.networks import build, flops
 from tasks.modalities.vision.scorers import load_scorer, network_scorer
 from tasks.modalities.vision.training import tensors, validator, viewed, viewer
@@ -72,7 +77,7 @@ def _distilled(name: str, rung: Rung, views: Views) -> Table:
     net = build(rung.architecture, data, norm)
     count = parameters(net.state_dict())
     check_ratio(teacher, name, count)
-    loss = weighted(rung, name)
+    loss = weighted(rung)
     rows, val = read_train(data), read_split("val", data)
     bank = read_bank(above / "bank", rows, teacher.sha256, views.model_dump())
 

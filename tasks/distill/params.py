@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
+from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +13,16 @@ from tasks.core.params import Section
 from tasks.core.trainer import Training
 
 NAME = r"^[a-z][a-z0-9_]{0,31}$"  # a folder, a stage and an MLflow tag
+
+
+def available_losses() -> list[str]:
+    """The names of all losses: the files of `losses/`.
+
+    >>> available_losses()
+    ['cross_entropy', 'kd']
+    """
+    folder = Path(__file__).parent / "losses"
+    return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
 
 
 class Rung(Section):
@@ -25,6 +37,12 @@ class Rung(Section):
     @field_validator("losses")
     @classmethod
     def _weighty(cls, losses: dict[str, float]) -> dict[str, float]:
+        known = available_losses()
+        for name in losses:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+                raise ValueError(f"no loss '{name}'; {hint}")
         if min(losses.values()) < 0 or sum(losses.values()) <= 0:
             raise ValueError("loss weights are not negative and do not sum to 0")
         return losses

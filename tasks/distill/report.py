@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from tasks.core.errors import GateError
 from tasks.core.models import ModelSpec
-from tasks.core.params import Section
+from tasks.core.reports import MAX_STEP, Rate, RungReport
 from tasks.core.statistics import wilson
-
-MAX_RATIO = 10.0  # parameters of one rung over those of the next: beyond it a rung is refused
-
-
-class Accuracy(Section):
-    """Validation accuracy with one-sided 95 % Wilson bounds."""
-
-    value: float
-    low: float
-    high: float
-
-
-class RungReport(Section):
-    """`models/RUNG/report.json`. `retention` and `compression` are against the rung above."""
-
-    format: Literal["stillhouse/rung/1"] = "stillhouse/rung/1"
-    name: str
-    learned_from: str | None
-    parameters: int
-    flops: int | None
-    bytes: int
-    val_accuracy: Accuracy
-    retention: float | None
-    compression: float | None
-    lineage: tuple[RungReport, ...] = ()  # the rungs above, teacher first
 
 
 def check_ratio(above: ModelSpec, name: str, parameters: int) -> None:
     """Refuse a step of more than 10:1 before anything trains."""
     ratio = above.parameters / parameters
-    if ratio > MAX_RATIO:
+    if ratio > MAX_STEP:
         raise GateError(
             f"distill.rungs.{name}: {above.parameters:,} parameters ({above.name}) to "
-            f"{parameters:,} is {ratio:.1f}:1, more than {MAX_RATIO:.0f}:1 in one step; add a rung "
+            f"{parameters:,} is {ratio:.1f}:1, more than {MAX_STEP:.0f}:1 in one step; add a rung "
             "between them or widen this one"
         )
 
@@ -49,7 +22,7 @@ def check_ratio(above: ModelSpec, name: str, parameters: int) -> None:
 def report(spec: ModelSpec, hits: int, rows: int, above: RungReport | None) -> RungReport:
     """The report of a model that has `hits` of `rows` validation rows right."""
     low, high = wilson(hits, rows)
-    accuracy = Accuracy(value=hits / rows, low=low, high=high)
+    accuracy = Rate(value=hits / rows, low=low, high=high)
     return RungReport(
         name=spec.name,
         learned_from=above.name if above else None,

@@ -12,24 +12,17 @@ from numpy.typing import NDArray
 from tasks.core.errors import GateError
 from tasks.core.metrics import ece, fit_temperature, macro_f1, softmax
 from tasks.core.params import Section
+from tasks.core.reports import Rate
 from tasks.core.statistics import wilson
 
 SHARE = 0.95  # of the required accuracy: a teacher below it is refused
-
-
-class Interval(Section):
-    """A rate with its one-sided 95 % bounds (Wilson)."""
-
-    value: float
-    low: float
-    high: float
 
 
 class SplitReport(Section):
     """Metrics of one split."""
 
     rows: int
-    accuracy: Interval
+    accuracy: Rate
     macro_f1: float
     ece: float
     ece_calibrated: float
@@ -57,7 +50,7 @@ def measured_split(
     low, high = wilson(hits, len(labels))
     return SplitReport(
         rows=len(labels),
-        accuracy=Interval(value=hits / len(labels), low=low, high=high),
+        accuracy=Rate(value=hits / len(labels), low=low, high=high),
         macro_f1=macro_f1(predicted, labels, logits.shape[1]),
         ece=ece(softmax(logits), labels),
         ece_calibrated=ece(softmax(logits, temperature), labels),

@@ -33,7 +33,9 @@ def run(arguments: list[str]) -> None:
     deterministic(judge.seed, int(read()["threads"]))
     case = read_case(student, section("stress", Families).families)
     gates = decide(case, judge, requirements)
-    verdict = conclude(case, judge, gates, measure(case, requirements.latency_ms))
+    row = case.test.images[:1]
+    measured = measure(student, case.teacher_spec, case.rung, row, requirements.latency_ms)
+    verdict = conclude(case, judge, gates, measured)
     text = card(str(read()["name"]), case, verdict.reproducible(), requirements, distillation)
     subject = write_evidence(case, verdict, text, EVIDENCE / student)
     write_json(REPORTS / student / "verdict.json", as_json(verdict))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tasks.core.reports import Gate
+from tasks.core.reports import Gate, Rate
 from tasks.core.tables import SPLITS
 from tasks.judge.case import Case
-from tasks.judge.params import Distillation, Requirements
+from tasks.judge.params import Distillation, Recipe, Requirements
 from tasks.judge.stress import stress_gates
-from tasks.judge.verdict import Rate, Verdict
+from tasks.judge.verdict import Verdict
 
 ROLES = {
     "teacher": "teacher",
@@ -210,12 +210,7 @@ def _making(case: Case, distillation: Distillation) -> str:
     steps = []
     for name in [*(rung.name for rung in case.rung.lineage[1:]), case.student]:
         recipe = distillation.rungs.get(name)
-        how = (
-            f" ({100 * recipe.alpha:.0f} % soft labels at temperature {recipe.temperature:g})"
-            if recipe
-            else ""
-        )
-        steps.append(f"`{name}`{how}")
+        steps.append(f"`{name}` ({_taught(recipe)})" if recipe else f"`{name}`")
     chosen = case.chosen or "the frontier does not say which."
     return (
         "## How it was made\n\nEach model learned from the one before: `teacher` → "
@@ -224,6 +219,17 @@ def _making(case: Case, distillation: Distillation) -> str:
         f"SHA-256 of `model.onnx`: `{case.spec.sha256}`; of the teacher's weights: "
         f"`{case.teacher_spec.sha256}`."
     )
+
+
+def _taught(recipe: Recipe) -> str:
+    """The weighted sum of losses that a rung learned by, the heaviest first.
+
+    >>> _taught(Recipe(losses={"cross_entropy": 0.1, "kd": 0.9}, temperature=4.0))
+    '0.9 kd + 0.1 cross_entropy at temperature 4'
+    """
+    heaviest = sorted(recipe.losses.items(), key=lambda item: (-item[1], item[0]))
+    total = " + ".join(f"{weight:g} {name}" for name, weight in heaviest)
+    return f"{total} at temperature {recipe.temperature:g}"
 
 
 def _limits(verdict: Verdict) -> str:

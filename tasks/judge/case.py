@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from tasks.core.errors import DataError
 from tasks.core.files import read_json
 from tasks.core.models import MODELS, ModelSpec, read_spec
 from tasks.core.params import check
 from tasks.core.predictions import TEACHER, read_predictions
+from tasks.core.reports import RungReport
 from tasks.core.session import open_session, score
 from tasks.core.tables import (
     DATA,
@@ -31,7 +31,6 @@ from tasks.core.tables import (
 )
 from tasks.judge.baseline import BaselinePredictions, fit_and_predict
 from tasks.judge.stress import Heard, hear
-from tasks.judge.verdict import Rate
 
 SHIP = Path("ship")
 REPORTS = Path("reports")
@@ -46,18 +45,6 @@ class Scored:
     valid: NDArray[np.bool_]
     predicted: NDArray[np.int64]
     right: NDArray[np.bool_]
-
-
-class RungReport(BaseModel):
-    """What the judge needs of `models/RUNG/report.json`; `lineage` names the rungs above, teacher
-    first."""
-
-    name: str
-    parameters: int
-    flops: int | None
-    bytes: int
-    val_accuracy: Rate
-    lineage: tuple[RungReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +94,6 @@ def read_case(student: str, families: tuple[str, ...]) -> Case:
         raise DataError("data/test.parquet: no rows to judge on; give ingest more data")
     folder = SHIP / student
     spec = read_spec(folder)
-    rung = MODELS / student / "report.json"
     return Case(
         student=student,
         spec=spec,
@@ -116,7 +102,7 @@ def read_case(student: str, families: tuple[str, ...]) -> Case:
         teacher_spec=read_spec(MODELS / "teacher"),
         teacher=scored(read_predictions(TEACHER, test, len(data.data.classes)), test.labels),
         teacher_report=_mapping(REPORTS / "teacher" / "report.json"),
-        rung=check(RungReport, read_json(rung), where=str(rung)),
+        rung=read_rung(student),
         data=data,
         test=test,
         baseline=fit_and_predict(read_train(data.data), test),
@@ -129,6 +115,12 @@ def read_case(student: str, families: tuple[str, ...]) -> Case:
         set_aside=_set_aside(DATA / "quarantine.parquet"),
         chosen=_chosen(folder / "frontier.json"),
     )
+
+
+def read_rung(student: str) -> RungReport:
+    """What distill reports of `student` and of the rungs above it."""
+    path = MODELS / student / "report.json"
+    return check(RungReport, read_json(path), where=str(path))
 
 
 def _score(path: Path, test: Table, data: Fingerprint) -> Scored:

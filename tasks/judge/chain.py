@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.core.files import sha256
-from tasks.core.reports import Gate
+from tasks.core.reports import Gate, Rate
 from tasks.core.statistics import tango_upper, wilson
 from tasks.judge.case import Case, Scored
 from tasks.judge.compare import pair, per_class
@@ -18,7 +18,6 @@ from tasks.judge.verdict import (
     Baseline,
     Link,
     Measured,
-    Rate,
     ShippedStudent,
     Teacher,
     Verdict,

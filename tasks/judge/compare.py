@@ -40,13 +40,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class ClassPair:
-    """One class. `q`: one-sided exact McNemar for a loss, adjusted over all classes."""
+    """One class. `q`: one-sided exact McNemar for a loss, adjusted over all classes; `least_q`: the
+    smallest that its rows allow, if every row that the reference has right were lost."""
 
     name: str
     pair: Pair
     reference: float  # accuracy
     candidate: float
     q: float
+    least_q: float
 
 
 def pair(reference: Flags, candidate: Flags) -> Pair:
@@ -73,12 +75,21 @@ def per_class(
             found.append((name, reference[member], candidate[member]))
     pairs = [pair(first, second) for _, first, second in found]
     adjusted = benjamini_hochberg([mcnemar_loss(p.lost, p.gained) for p in pairs])
+    least = [min(1.0, len(found) * mcnemar_loss(int(first.sum()), 0)) for _, first, _ in found]
     return [
-        ClassPair(name, counts, float(first.mean()), float(second.mean()), q)
-        for (name, first, second), counts, q in zip(found, pairs, adjusted, strict=True)
+        ClassPair(name, counts, float(first.mean()), float(second.mean()), q, least_q)
+        for (name, first, second), counts, q, least_q in zip(
+            found, pairs, adjusted, least, strict=True
+        )
     ]
 
 
 def ruined(classes: list[ClassPair], margin: float, confidence: float) -> list[ClassPair]:
     """Classes whose loss is above `margin` and significant after adjustment."""
     return [c for c in classes if c.pair.loss > margin and c.q <= 1 - confidence]
+
+
+def undecided(classes: list[ClassPair], margin: float, confidence: float) -> list[ClassPair]:
+    """Classes whose loss is above `margin` and which have too few rows for any significant loss."""
+    alpha = 1 - confidence
+    return [c for c in classes if c.pair.loss > margin and c.q > alpha and c.least_q > alpha]

@@ -5,21 +5,21 @@ A figure that is missing or not finite fails its gate. Gates on measured figures
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.metrics import macro_f1
-from tasks.core.reports import Gate, at_least, at_most
+from tasks.core.reports import MAX_STEP, Gate, at_least, at_most
 from tasks.core.statistics import paired_bootstrap_upper, tango_upper, wilson
 from tasks.judge.case import Case, Scored
-from tasks.judge.compare import pair, per_class, ruined
+from tasks.judge.compare import pair, per_class, ruined, undecided
 from tasks.judge.params import JudgeParams, Requirements
-from tasks.judge.stress import stress_gates
+from tasks.judge.stress import Heard, stress_gates
 
-MAX_STEP = 10.0  # parameters of one link over the next; overall, if no stress family fails
+# What a student must have stood to be smaller than MAX_STEP allows in one step
+STRESSES = ("adversarial", "corruptions", "edge_cases", "fidelity", "calibration")
 
 
 def decide(case: Case, judge: JudgeParams, requirements: Requirements) -> tuple[Gate, ...]:
@@ -34,7 +34,7 @@ def decide(case: Case, judge: JudgeParams, requirements: Requirements) -> tuple[
         macro_f1_loss(case, judge),
         class_regression(case, judge),
         better_than_baseline(case, judge),
-        compression_validated(case, stress_passed=bool(stress) and all(g.passed for g in stress)),
+        compression_validated(case),
         teacher_requirement(case),
         data_validation(case),
         parity(case),
@@ -111,6 +111,7 @@ def class_regression(case: Case, judge: JudgeParams) -> Gate:
     classes = per_class(case.teacher.right, case.shipped.right, case.test.labels, names)
     missing = sorted(set(names) - {c.name for c in classes})
     lost = ruined(classes, judge.class_margin, judge.confidence)
+    few = undecided(classes, judge.class_margin, judge.confidence)
     rule = (
         f"more than {100 * judge.class_margin:.0f} points behind the teacher and significant "
         "(exact McNemar, Benjamini-Hochberg over classes)."
@@ -123,7 +124,9 @@ def class_regression(case: Case, judge: JudgeParams) -> Gate:
             f"There are no test rows of {', '.join(missing)}: nothing is known of them.",
         )
     named = "No class is" if not lost else f"Ruined: {', '.join(c.name for c in lost)};"
-    return at_most("class_regression", len(lost), 0, f"{named} {rule}")
+    unknown = ", ".join(f"{c.name} ({c.pair.lost} of {c.pair.rows} lost)" for c in few)
+    why = f"{named} {rule}" + (f" Too few rows to tell: {unknown}." if few else "")
+    return at_most("class_regression", len(lost) + len(few), 0, why)
 
 
 def better_than_baseline(case: Case, judge: JudgeParams) -> Gate:
@@ -144,13 +147,15 @@ def better_than_baseline(case: Case, judge: JudgeParams) -> Gate:
     )
 
 
-def compression_validated(case: Case, stress_passed: bool) -> Gate:
+def compression_validated(case: Case) -> Gate:
     """No link shrinks by more than 10:1; overall more than that only if stress finds no harm."""
-    sizes = [rung.parameters for rung in case.rung.lineage]
-    sizes += [case.rung.parameters, case.spec.parameters]
-    steps = [a / b if b > 0 else math.inf for a, b in pairwise(sizes)]
-    largest = max(steps, default=math.nan) if case.rung.lineage else math.nan
-    overall = case.teacher_spec.parameters / max(case.spec.parameters, 1)
+    rungs = [rung.parameters for rung in case.rung.lineage[1:]]
+    sizes = [case.teacher_spec.parameters, *rungs, case.rung.parameters, case.spec.parameters]
+    if not case.rung.lineage or min(sizes) <= 0:
+        why = "A link of the chain is missing or has no parameters: nothing is known of its steps."
+        return at_most("compression_validated", None, MAX_STEP, why)
+    largest = max(a / b for a, b in pairwise(sizes))
+    overall = sizes[0] / sizes[-1]
     gate = at_most(
         "compression_validated",
         largest,
@@ -159,9 +164,19 @@ def compression_validated(case: Case, stress_passed: bool) -> Gate:
     )
     if overall <= MAX_STEP:
         return gate
-    state = "passed" if stress_passed else "did not all pass"
-    why = f"{gate.why} More than {MAX_STEP:.0f}:1 needs every stress family; they {state}."
-    return gate.model_copy(update={"passed": gate.passed and stress_passed, "why": why})
+    missing = [family for family in STRESSES if family not in case.stress]
+    failed = [family for family, heard in case.stress.items() if not _stood(family, heard)]
+    said = [f"missing: {', '.join(missing)}"] if missing else []
+    said += [f"not passed: {', '.join(failed)}"] if failed else []
+    state = "; ".join(said) or "they passed"
+    why = f"{gate.why} More than {MAX_STEP:.0f}:1 needs every stress family; {state}."
+    return gate.model_copy(update={"passed": gate.passed and not said, "why": why})
+
+
+def _stood(family: str, heard: Heard) -> bool:
+    """The family has gates, and all of them passed."""
+    found = stress_gates(family, heard)
+    return bool(found) and all(gate.passed for gate in found)
 
 
 def teacher_requirement(case: Case) -> Gate:

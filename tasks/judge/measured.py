@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tasks.core.cost import cpu, latency_ms
 from tasks.core.errors import DataError
 from tasks.core.files import read_json
-from tasks.core.models import MODELS
-from tasks.core.reports import Gate, at_most
+from tasks.core.models import MODELS, ModelSpec
+from tasks.core.reports import Gate, RungReport, at_most
 from tasks.core.session import open_session
-from tasks.judge.case import SHIP, Case
+from tasks.judge.case import SHIP
 from tasks.judge.verdict import Latency, Measured
 from tasks.modalities.vision.scorers import load_network
 
@@ -31,28 +31,31 @@ BUDGET_MS = 600.0  # unless they would take longer than this
 Call = Callable[[], object]
 
 
-def measure(case: Case, budget_ms: float) -> Measured:
-    """Time teacher, float student and student on one row with one thread; gate the student."""
-    row = case.test.images[:1].astype(np.float32)
-    folder = SHIP / case.student
+def measure(
+    student: str, teacher: ModelSpec, rung: RungReport, row: NDArray[np.generic], budget_ms: float
+) -> Measured:
+    """Time teacher, float student and student on one thread; gate the student. `rung`: of the float
+    student; `row`: one raw image (1, C, H, W)."""
+    image = row.astype(np.float32)
+    folder = SHIP / student
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         times = medians(
             {
-                "teacher": _teacher(case, row),
-                "float_student": _session(folder / "float.onnx", row),
-                "student": _session(folder / "model.onnx", row),
+                "teacher": _teacher(teacher, image),
+                "float_student": _session(folder / "float.onnx", image),
+                "student": _session(folder / "model.onnx", image),
             }
         )
     finally:
         torch.set_num_threads(before)
     latency = Latency(**times)
-    names = ["teacher", *(rung.name for rung in case.rung.lineage[1:]), case.student]
+    names = ["teacher", *(above.name for above in rung.lineage[1:]), student]
     return Measured(
         cpu=cpu(),
         latency_ms=latency,
-        cpu_seconds=spent([*names, f"quantize-{case.student}"]),
+        cpu_seconds=spent([*names, f"quantize-{student}"]),
         gates=(latency_gate(latency, budget_ms),),
     )
 
@@ -100,12 +103,12 @@ def spent(names: list[str], folder: Path = MEASURED) -> dict[str, float]:
     return found
 
 
-def _teacher(case: Case, row: NDArray[np.float32]) -> Call:
+def _teacher(spec: ModelSpec, row: NDArray[np.float32]) -> Call:
     """One forward pass of the teacher, in torch or, for a black box, in ONNX Runtime."""
     folder = MODELS / "teacher"
-    if case.teacher_spec.kind == "onnx":
+    if spec.kind == "onnx":
         return _session(folder / "model.onnx", row)
-    network, image = load_network(folder, case.teacher_spec), torch.from_numpy(row)
+    network, image = load_network(folder, spec), torch.from_numpy(row)
 
     def forward() -> object:
         with torch.inference_mode():

@@ -31,10 +31,10 @@ class Requirements(Section):
 
 
 class Recipe(BaseModel):
-    """How a rung was taught."""
+    """How a rung was taught. `losses`: weights of the sum, by name."""
 
     temperature: float = 4.0
-    alpha: float = 0.9
+    losses: dict[str, float]
 
 
 class Distillation(BaseModel):

@@ -15,8 +15,7 @@ from pydantic import BaseModel
 from tasks.core.errors import StillhouseError
 from tasks.core.files import read_json
 from tasks.core.params import check
-from tasks.core.reports import Gate, StressReport, at_least
-from tasks.judge.verdict import Rate
+from tasks.core.reports import Gate, Rate, StressReport, at_least
 
 Heard = StressReport | str  # a report, or why there is none to believe
 

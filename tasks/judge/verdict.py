@@ -15,16 +15,9 @@ from pydantic import JsonValue, model_validator
 from tasks.core.files import read_json
 from tasks.core.params import Section, check
 from tasks.core.reports import Gate
+from tasks.core.reports import Rate as Rate  # part of what a reader of verdicts needs
 
 DIGITS = 6  # decimals kept: far finer than any decision, coarser than a platform's last bit
-
-
-class Rate(Section):
-    """A share of rows with its one-sided Wilson bounds."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ShippedStudent(Section):

@@ -28,6 +28,8 @@ def examine(case: Case, family: Family, params: Section) -> tuple[StressReport, 
     try:
         outcome: Outcome = family.run(case, params)
         canonical(outcome.results)  # a result that is NaN is a crash too
+    except (MemoryError, OSError):
+        raise  # the machine failed, not the student: the stage fails and may run again
     except Exception as raised:
         traceback.print_exc()
         first = str(raised).splitlines()[0] if str(raised) else "no message"

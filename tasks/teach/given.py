@@ -1,6 +1,6 @@
 """A teacher that was trained elsewhere: checked against today's data before it teaches anyone.
 
-Its folder holds `spec.json` (`stillhouse/model/1`) beside `weights.safetensors`, or beside a
+Its folder holds a `spec.json` of a few keys (`GivenSpec`) beside `weights.safetensors`, or beside a
 `model.onnx` of any framework, which then teaches as a black box.
 """
 
@@ -25,7 +25,7 @@ from tasks.core.models import (
     read_weights,
 )
 from tasks.core.params import Section, check
-from tasks.core.session import check_onnx, open_session, score
+from tasks.core.session import check_onnx, open_session, score, tensors
 from tasks.core.tables import Schema
 from tasks.modalities.vision.networks import build, flops
 
@@ -136,11 +136,13 @@ def _onnx(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
 
 
 def _weights(model: onnx.ModelProto, path: Path) -> int:
-    """Number of weights in the graph's initialisers; NaN or infinite ones are refused."""
+    """Number of weights in initialisers and constants; NaN or infinite ones are refused."""
     count = 0
-    for tensor in model.graph.initializer:
+    for tensor in tensors(model.graph):
         values = numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise TeacherError(f"{path}: weight '{tensor.name}' has NaN or infinite values")
         count += values.size if values.dtype.kind == "f" or values.dtype.itemsize == 1 else 0
+    if not count:
+        raise TeacherError(f"{path}: holds no weights; a teacher that learned something has some")
     return count

@@ -59,6 +59,8 @@ def test_a_value_out_of_range_is_named_with_what_was_got(
         ("distill.ship", ["pupil"], "ship names 'pupil'"),
         ("distill.ship", ["student", "student"], "twice"),
         ("distill.rungs.student.losses", {"kd": 0.0}, "sum to 0"),
+        ("distill.rungs.student.losses", {"kdd": 1.0}, "no loss 'kdd'; did you mean 'kd'"),
+        ("distill.rungs.student.architecture.widths", [8, -4], "greater than or equal to 1"),
         ("distill.rungs.student.temperature", 0, "greater than 0"),
     ],
 )

@@ -58,6 +58,16 @@ def test_quarantined_training_rows_are_set_aside_and_others_stay(tmp_path: Path)
     assert kept.rows.tolist() == np.delete(table.rows, [3, 11]).tolist()
 
 
+def test_a_missing_or_torn_quarantine_is_one_line(tmp_path: Path) -> None:
+    table, schema = some((1, 8, 8), "uint8")
+    write_table(tmp_path / "train.parquet", table)
+    with pytest.raises(DataError, match="run validate"):
+        read_train(schema, tmp_path)
+    (tmp_path / "quarantine.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(DataError, match="not a readable quarantine"):
+        read_train(schema, tmp_path)
+
+
 def test_a_truncated_or_foreign_table_is_one_line(tmp_path: Path) -> None:
     table, schema = some((1, 8, 8), "uint8")
     path = tmp_path / "t.parquet"

@@ -78,6 +78,12 @@ def test_history_has_a_line_an_epoch_and_the_loss_falls(table: Table, tmp_path: 
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 6])
+def test_a_training_of_a_few_steps_runs(table: Table, tmp_path: Path, epochs: int) -> None:
+    trained(table, tmp_path / "h", epochs=epochs, batch=60)
+    assert len((tmp_path / "h").read_text().splitlines()) == epochs
+
+
 def test_a_batch_larger_than_the_data_is_refused_before_training(
     table: Table, tmp_path: Path
 ) -> None:
@@ -145,6 +151,13 @@ def test_view_zero_is_the_row_and_views_are_shifts_or_mirrors(table: Table) -> N
     shifts = [padded[:, :, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
     for row in range(60):
         assert any(torch.equal(moved[row], shifted[row]) for shifted in shifts)
+
+
+def test_views_come_round_again_after_an_odd_cycle_too(table: Table) -> None:
+    images, keys = torch.from_numpy(table.images).float(), row_keys(table.rows)
+    odd = Views(count=5, seed=0, shift=1, flip=True)
+    for k in range(5):
+        assert torch.equal(apply(images, keys, k, odd), apply(images, keys, k + 5, odd))
 
 
 def test_flips_alternate_from_view_to_view(table: Table) -> None:

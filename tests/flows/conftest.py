@@ -130,6 +130,15 @@ def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
     return content | {"code": process.returncode}
 
 
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """`adopt` changes the process's environment; no test sees another's."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def result_of() -> Callable[[subprocess.Popen[str]], dict[str, Any]]:
     """What a flow that was started came to."""

@@ -113,6 +113,17 @@ def test_doctor_names_what_is_missing_and_how_to_mend_it(tiny: Any) -> None:
     assert "mend  data/raw: missing" in done.stdout
 
 
+def test_a_healthy_fresh_clone_is_not_ill(fresh: Any) -> None:
+    (fresh.root / "constraints.txt").touch()
+    (fresh.root / "pyproject.toml").write_text("[project]\ndependencies = []\n")
+
+    done = fresh.cli("doctor")
+
+    assert done.returncode == 0, done.stdout
+    assert "ok    data/raw: not there yet; `stillhouse run` takes it" in done.stdout
+    assert "ok    outs: nothing has run here yet; `stillhouse run` does" in done.stdout
+
+
 def verdict(passed: bool) -> dict[str, Any]:
     """A verdict on `student` with one gate that passed or did not, and one measured."""
     rate = {"value": 0.95, "low": 0.93, "high": 0.97}

@@ -54,6 +54,13 @@ def test_the_age_of_a_given_teacher_counts_from_the_date_in_its_spec(
         check_teacher(checkout, 30, NOW)
 
 
+def test_a_teacher_from_the_future_is_refused(checkout: Checkout) -> None:
+    write_spec(checkout.root, "2099-01-01")
+
+    with pytest.raises(GateError, match=r"made in the future \(2099-01-01\)"):
+        check_teacher(checkout, 30, NOW)
+
+
 def test_a_date_that_is_none_is_named(checkout: Checkout) -> None:
     write_spec(checkout.root, "last spring")
 

@@ -166,6 +166,19 @@ def test_missing_outs_are_checked_out_and_edited_ones_are_left(tiny: Any) -> Non
     assert tiny.out("right").read_text() == "by hand"
 
 
+@pytest.mark.parametrize("scratch", ["evidence/.student.x1y2", "ship/.student.partial"])
+def test_a_half_written_folder_beside_an_out_is_removed(tiny: Any, scratch: str) -> None:
+    folder = tiny.root / scratch
+    folder.mkdir(parents=True)
+    (folder / "half.json").touch()
+    (folder.parent / ".other.x1y2").mkdir()
+    write_record(tiny.checkout, "left", 0, (str(Path(scratch).parent / "student"),))
+
+    recover(tiny.checkout)
+
+    assert [path.name for path in folder.parent.iterdir()] == [".other.x1y2"]
+
+
 def test_a_half_taken_snapshot_is_removed(tiny: Any) -> None:
     (tiny.root / "data/.raw.abc").mkdir(parents=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import urllib.request
 from typing import Any
 
@@ -12,6 +13,46 @@ import psutil
 import pytest
 
 from flows.running import lives
+
+CRASHING = """
+import json, os, sys
+from pathlib import Path
+from flows.dag import read_graph
+from flows.retrain import retrain
+from flows.runner import Outcome
+from flows.state import adopt, find_checkout
+
+adopt(find_checkout())
+os.environ["PREFECT_API_URL"] = sys.argv[1]
+from prefect.task_engine import SyncTaskRunEngine
+
+begin_run = SyncTaskRunEngine.begin_run
+
+
+def begins(engine):
+    if engine.task_run.name == "grow":
+        raise ConnectionError("the server is lost")
+    begin_run(engine)
+
+
+SyncTaskRunEngine.begin_run = begins
+
+
+def one(stage):
+    return Outcome(stage.name, "ran", 0.0)
+
+
+results = retrain(read_graph(Path.cwd()), one, "tiny")
+failed = {stage: str(error) for stage, error in results.failed.items()}
+print(json.dumps([list(results.done), failed, results.blocked, results.exit_code]))
+"""
+
+
+def crashed(tiny: Any, url: str) -> Any:
+    """What becomes of a flow in which Prefect loses its server before it begins `grow`."""
+    done = tiny.call(sys.executable, "-c", CRASHING, url)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def asked(url: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
@@ -61,11 +102,11 @@ def test_a_failure_stops_only_what_follows_and_the_next_run_resumes(
 
     failed = tiny.flow(prefect_url)
 
-    log = ".stillhouse/logs/alone.log"
+    log, aside = ".stillhouse/logs/alone.log", "what it wrote is in .stillhouse/failed"
     assert failed["code"] == 3  # the gravest
     assert failed["failed"] == {
-        "left": [1, "too bitter; pick riper ones"],
-        "alone": [3, f"RuntimeError: no water; see {log}"],
+        "left": [1, f"too bitter; pick riper ones; {aside}/left"],
+        "alone": [3, f"RuntimeError: no water; see {log}; {aside}/alone"],
     }
     assert failed["blocked"] == {"join": "left"}
     assert failed["done"] == {"right": "ran"}
@@ -79,6 +120,32 @@ def test_a_failure_stops_only_what_follows_and_the_next_run_resumes(
 
     assert resumed["code"] == 0
     assert resumed["done"] == {"left": "ran", "alone": "ran", "join": "ran"}
+
+
+def test_a_stage_that_prefect_did_not_complete_has_failed_and_blocks(
+    fresh: Any, prefect_url: str
+) -> None:
+    done, failed, blocked, code = crashed(fresh, prefect_url)
+
+    assert done == ["alone"]
+    assert list(failed) == ["grow"]
+    assert failed["grow"].startswith("Prefect did not run it (")
+    assert "the server is lost" in failed["grow"]
+    assert "\n" not in failed["grow"]
+    assert blocked == {"left": "grow", "right": "grow", "join": "grow"}
+    assert code == 3
+    (run,) = asked(prefect_url, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})
+    assert run["state_type"] == "FAILED"
+
+
+def test_without_prefect_every_first_stage_has_failed(fresh: Any) -> None:
+    done, failed, blocked, code = crashed(fresh, "http://127.0.0.1:9/api")
+
+    assert done == []
+    assert set(failed) == {"alone", "grow"}
+    assert set(blocked) == {"left", "right", "join"}
+    assert "127.0.0.1:9" in failed["alone"]
+    assert code == 3
 
 
 def test_dvc_decides_what_comes_from_its_cache_and_what_is_unchanged(

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flows.params import assigned, check_params
+from flows.running import hold
 from flows.state import find_checkout
 from flows.workspace import prepare, requested
 from tasks.core.errors import DataError, ParamsError
@@ -134,6 +135,21 @@ def test_the_same_request_finds_the_same_workspace_at_todays_commit(tiny: Any) -
     assert "# newer" in (second / "step.py").read_text()
     assert yaml.safe_load((second / "params.yaml").read_text())["threads"] == 1
     assert requested(tiny.checkout, "digits", ["threads=3"])[0] != wanted[0]
+
+
+def test_a_workspace_in_which_a_run_is_alive_stays_as_it_is(tiny: Any) -> None:
+    wanted = requested(tiny.checkout, "digits", [])
+    folder = prepare(tiny.checkout, *wanted)
+    (tiny.root / "step.py").open("a").write("# newer\n")
+    tiny.call("git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "-qam", "newer")
+
+    with (
+        hold(find_checkout(folder)),
+        pytest.raises(DataError, match="runs/digits: another run works here \\(process"),
+    ):
+        prepare(tiny.checkout, *wanted)
+
+    assert "# newer" not in (folder / "step.py").read_text()
 
 
 def test_an_unknown_preset_names_those_there_are(tiny: Any) -> None:

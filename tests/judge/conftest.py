@@ -33,11 +33,12 @@ from tasks.core.models import (
 )
 from tasks.core.reports import Gate, StressReport, at_least
 from tasks.core.tables import QUARANTINE, Fingerprint, Schema, Split, Table, write_table
+from tasks.distill.params import DistillParams
 from tasks.judge.case import Case, read_case
-from tasks.judge.params import JudgeParams, Requirements
+from tasks.judge.params import Distillation, JudgeParams, Requirements
 from tasks.modalities.vision.networks import build
 
-FAMILIES = ("adversarial", "corruptions", "fidelity")
+FAMILIES = ("adversarial", "corruptions", "edge_cases", "fidelity", "calibration")
 DATA = Schema(
     modality="vision",
     shape=(3, 4, 5),
@@ -47,14 +48,19 @@ DATA = Schema(
 )
 SIZE = 60
 PROTOTYPES = np.random.default_rng(0).normal(size=(4, SIZE))
+RUNG: dict[str, Any] = {
+    "from": "teacher",
+    "architecture": {"widths": [4]},
+    "training": {"epochs": 1, "learning_rate": 0.1},
+}
 PARAMS: dict[str, Any] = {
     "name": "animals",
     "threads": 1,
     "distill": {
         "ship": ["student"],
         "rungs": {
-            "assistant": {"from": "teacher", "temperature": 4.0, "alpha": 0.9},
-            "student": {"from": "assistant", "temperature": 2.0, "alpha": 0.7},
+            "assistant": RUNG | {"losses": {"cross_entropy": 0.1, "kd": 0.9}},
+            "student": RUNG | {"from": "assistant", "losses": {"kd": 1.0}, "temperature": 2.0},
         },
     },
     "stress": {"families": list(FAMILIES)},
@@ -292,6 +298,13 @@ def judge() -> JudgeParams:
 @pytest.fixture
 def requirements() -> Requirements:
     return Requirements(**PARAMS["requirements"])
+
+
+@pytest.fixture
+def distillation() -> Distillation:
+    """What the judge reads of a section that the distill stage accepts."""
+    DistillParams.model_validate(PARAMS["distill"])
+    return Distillation.model_validate(PARAMS["distill"])
 
 
 @pytest.fixture

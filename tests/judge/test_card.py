@@ -18,21 +18,17 @@ from tasks.judge.gates import decide
 from tasks.judge.params import Distillation, JudgeParams, Requirements
 from tasks.judge.verdict import Verdict
 
-DISTILLATION = Distillation.model_validate(
-    {"ship": ["student"], "rungs": {"assistant": {"alpha": 0.9}, "student": {"temperature": 2.0}}}
-)
-
 
 @pytest.fixture
 def written(
-    case: Case, judge: JudgeParams, requirements: Requirements
+    case: Case, judge: JudgeParams, requirements: Requirements, distillation: Distillation
 ) -> Callable[[Case | None], tuple[str, Verdict]]:
     """The card and the verdict of a case, by default of the world's own."""
 
     def write(other: Case | None = None) -> tuple[str, Verdict]:
         about = other or case
         verdict = conclude(about, judge, decide(about, judge, requirements), None)
-        return card("animals", about, verdict, requirements, DISTILLATION), verdict
+        return card("animals", about, verdict, requirements, distillation), verdict
 
     return write
 
@@ -58,7 +54,10 @@ def test_it_names_data_digests_what_was_set_aside_and_how_the_student_was_made(
     assert "d" * 64 in text
     assert "40 train, 40 val, 400 test" in text
     assert "1 for *label issue*" in text
-    assert "`teacher` → `assistant` (90 % soft labels at temperature 4) → `student`" in text
+    assert (
+        "`teacher` → `assistant` (0.9 kd + 0.1 cross_entropy at temperature 4) → `student` (1 kd "
+        "at temperature 2)." in text
+    )
     assert "Taken: static: the fewest bytes." in text
     assert verdict.student.sha256 in text
     assert case.teacher_spec.sha256 in text

@@ -44,7 +44,9 @@ def test_a_good_student_is_approved_by_every_gate(world: Path) -> None:
         "valid_rows",
         "stress.adversarial.held",
         "stress.corruptions.held",
+        "stress.edge_cases.held",
         "stress.fidelity.held",
+        "stress.calibration.held",
     }
     assert verdict.student.sha256 == sha256(world / "ship/student/model.onnx")
     assert verdict.student.bytes == (world / "ship/student/model.onnx").stat().st_size
@@ -133,8 +135,12 @@ def test_evidence_holds_what_the_contract_names_and_its_digests_hold(world: Path
         "data.json",
         "stress/adversarial.json",
         "stress/adversarial/plot.png",
+        "stress/calibration.json",
+        "stress/calibration/plot.png",
         "stress/corruptions.json",
         "stress/corruptions/plot.png",
+        "stress/edge_cases.json",
+        "stress/edge_cases/plot.png",
         "stress/fidelity.json",
         "stress/fidelity/plot.png",
     }

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from flows import remeasure
 from tasks.core.cost import cpu
-from tasks.core.files import canonical, write_json
+from tasks.core.files import canonical, read_json, write_json
+from tasks.core.params import check
 from tasks.core.reports import Gate
 from tasks.judge.case import Case, scored
 from tasks.judge.chain import conclude, ratio
@@ -136,10 +138,22 @@ def test_a_teacher_from_outside_is_timed_as_onnx(world: Path, case: Case) -> Non
     (world / "models/teacher/model.onnx").write_bytes(given)
     black_box = case.teacher_spec.model_copy(update={"kind": "onnx", "architecture": None})
 
-    found = measure(replace(case, teacher_spec=black_box), budget_ms=1000)
+    found = measure("student", black_box, case.rung, case.test.images[:1], budget_ms=1000)
 
     assert found.latency_ms.teacher > 0
     assert found.gates[0].passed
+
+
+def test_latency_is_measured_again_without_scoring_or_fitting_anything(world: Path) -> None:
+    (world / "reports/teacher/predictions.parquet").unlink()  # what scoring needs
+    (world / "data/train.parquet").unlink()  # what the baseline needs
+
+    remeasure.run(["student", "again.json"])
+    again = check(Measured, read_json(world / "again.json"), where="again.json")
+
+    assert min(again.latency_ms.model_dump().values()) > 0
+    assert [gate.name for gate in again.gates] == ["latency_ms"]
+    assert set(again.cpu_seconds) == {"teacher", "assistant", "student", "quantize-student"}
 
 
 def test_a_stage_that_noted_no_time_is_left_out(tmp_path: Path) -> None:

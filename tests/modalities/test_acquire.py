@@ -84,6 +84,14 @@ def _truncated(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:200])
 
 
+def _sixteen_bits(folder: Path) -> None:
+    Image.fromarray(np.full((16, 20), 4000, np.uint16)).save(folder / "cat" / "0.png")
+
+
+def _transparent(folder: Path) -> None:
+    Image.new("RGBA", (20, 16), (1, 2, 3, 4)).save(folder / "cat" / "0.png")
+
+
 def _no_image(folder: Path) -> None:
     (folder / "cat" / "notes.txt").write_text("hello")
 
@@ -115,6 +123,8 @@ def _empty(folder: Path) -> None:
         (_size, r"cat/9.png is 3×8×8 .* but cat/0.png is 3×16×20"),
         (_undecodable, r"cat/0.png: cannot be decoded"),
         (_truncated, r"cat/0.png: cannot be decoded"),
+        (_sixteen_bits, r"cat/0.png: is of mode I;16"),
+        (_transparent, r"cat/0.png: is of mode RGBA"),
         (_no_image, r"cat/notes.txt: not an image file"),
         (_link, "leads out of"),
         (_one_class, r"only one class \('cat'\)"),

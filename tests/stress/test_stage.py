@@ -81,6 +81,20 @@ def test_a_family_that_raises_reports_its_error_and_no_gates(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("digits")
+@pytest.mark.parametrize("failure", [MemoryError(), OSError(28, "No space left on device")])
+def test_where_the_machine_fails_the_stage_fails_and_no_report_speaks_of_the_student(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def crash(*_: object) -> Outcome:
+        raise failure
+
+    monkeypatch.setattr(tasks.stress.fidelity, "run", crash)
+    with pytest.raises(type(failure)):
+        run(["student", "fidelity"])
+    assert not (STRESS / "fidelity.json").exists()
+
+
 def test_a_result_that_is_nan_is_an_error_too(digits) -> None:
     case = digits.case()
     sound = tasks.stress.fidelity.run(case, tasks.stress.fidelity.Params(agreement=0.5))

@@ -104,6 +104,34 @@ def test_nan_weights_are_refused(weights: Path, tmp_path: Path) -> None:
         read_given(black_box(tmp_path, value=float("nan")), "onnx", DATA)
 
 
+def test_weights_in_constants_count_and_are_checked_too(tmp_path: Path) -> None:
+    model = onnx.load(black_box(tmp_path) / "model.onnx")
+    weight = model.graph.initializer.pop()
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert read_given(tmp_path, "onnx", DATA).parameters == 32
+
+    wrong = numpy_helper.from_array(np.full((16, 2), np.inf, np.float32), "w")
+    model.graph.node[0].attribute[0].t.CopyFrom(wrong)
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(TeacherError, match="weight 'w' has NaN or infinite"):
+        read_given(tmp_path, "onnx", DATA)
+
+
+def test_an_onnx_without_weights_teaches_nobody(tmp_path: Path) -> None:
+    black_box(tmp_path)
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1, 2], keepdims=0)],
+        "empty",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "model.onnx")
+    with pytest.raises(TeacherError, match="holds no weights"):
+        read_given(tmp_path, "onnx", DATA)
+
+
 def test_an_onnx_of_other_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"gives \(3,\) outputs for 2 classes"):
         read_given(black_box(tmp_path, classes=3), "onnx", DATA)

@@ -24,6 +24,7 @@ from tasks.core.files import inside
 from tasks.modalities.vision.snapshot import Images, checked, write_snapshot
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+MODES = {"1", "L", "P", "RGB", "CMYK", "YCbCr"}  # nothing is lost on the way to L or RGB
 TEACHER_FILES = ("spec.json", "weights.safetensors", "model.onnx")
 
 
@@ -113,7 +114,12 @@ def _decoded(source: Path | io.BytesIO, origin: str) -> NDArray[np.uint8]:
         raise DataError(f"{origin}: not an image file; remove it or convert it to PNG")
     try:
         with Image.open(source) as image:
-            grey = image.mode in ("1", "L")
+            mode, grey = image.mode, image.mode in ("1", "L")
+            if mode not in MODES:
+                raise DataError(
+                    f"{origin}: is of mode {mode}, whose values 8 bits or three channels cannot "
+                    "hold; convert it to 8-bit grey or RGB, or give a Parquet of numbers"
+                )
             pixels = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         raise DataError(f"{origin}: cannot be decoded as an image; mend or remove it") from None

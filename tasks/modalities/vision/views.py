@@ -34,9 +34,10 @@ def row_keys(rows: NDArray[np.str_]) -> NDArray[np.uint64]:
 
 def apply(images: Tensor, keys: NDArray[np.uint64], k: int, views: Views) -> Tensor:
     """View `k` of each image. `images`: (N, C, H, W); `keys`: (N,). Same dtype and shape out."""
-    if k % views.count == 0:
+    k %= views.count  # the bank holds one cycle
+    if k == 0:
         return images
-    noise = _mixed(keys, views.seed, k % views.count)
+    noise = _mixed(keys, views.seed, k)
     span = 2 * views.shift + 1
     dx = torch.from_numpy((noise % np.uint64(span)).astype(np.int64))
     dy = torch.from_numpy((noise // np.uint64(span) % np.uint64(span)).astype(np.int64))

@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,6 @@ from tasks.judge.verdict import (
 
 SHAPE, CLASSES, RANGE = (3, 4, 5), ("ash", "birch", "cedar"), (0.0, 16.0)
 RATE = Rate(value=0.98, low=0.96, high=0.99)
-
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    """`adopt` changes the process's environment; no test sees another's."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,28 @@ def test_another_student_is_another_version_and_the_last_approved_is_the_candida
     assert int(version(trees).version) == 1
 
 
+@pytest.mark.parametrize(
+    ("ship", "held", "missing"),
+    [
+        ("[student]", {"candidate"}, "candidate-student"),
+        ("[student, other]", {"candidate", "candidate-student"}, "candidate-other"),
+        ("[other, student]", {"candidate-student"}, "candidate"),
+    ],
+)
+def test_students_that_ship_together_do_not_take_each_others_alias(
+    trees: Any, run_id: str, ship: str, held: set[str], missing: str
+) -> None:
+    with (trees.root / "params.yaml").open("a") as file:
+        file.write(f"distill: {{ship: {ship}}}\n")
+
+    register(trees.checkout, "student", seal(trees.checkout, "student"), run_id)
+
+    with opened(trees.checkout) as store:
+        model = store.client.get_registered_model(NAME)
+    assert set(model.aliases) == held
+    assert missing not in model.aliases
+
+
 def test_a_refused_student_is_recorded_and_not_registered(trees: Any) -> None:
     trees.judged(approved=False)
     trees.lock()
