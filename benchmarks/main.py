@@ -45,12 +45,21 @@ class Watch:
                 try:
                     size = child.memory_info().rss
                     if size > self.peak:
-                        self.peak, self.name = size, " ".join(child.cmdline()[1:4])
+                        self.peak, self.name = size, _named(child.cmdline())
                 except psutil.Error:
                     continue
 
 
 REFUSED = 1  # a gate said no: an answer, not a failure
+
+
+def _named(words: list[str]) -> str:
+    """A command without its interpreter and without folders.
+
+    >>> _named(["/usr/bin/python", "/a/bin/stillhouse", "run"])
+    'stillhouse run'
+    """
+    return " ".join(Path(word).name for word in words[1:4])
 
 
 def seconds(command: list[str], folder: Path) -> float:
