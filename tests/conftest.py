@@ -27,7 +27,7 @@ def copy_tree(into: Path) -> Path:
         check=True,
     ).stdout.splitlines()
     for name in listed:
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() and name != "dvc.lock":  # a clone in which nothing has run
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, into / name)
     for arguments in (
