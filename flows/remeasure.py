@@ -15,7 +15,7 @@ from tasks.core.stage import main
 from tasks.core.tables import read_fingerprint, read_split
 from tasks.judge.case import read_rung
 from tasks.judge.measured import measure
-from tasks.judge.params import Requirements
+from tasks.judge.params import JudgeParams, Requirements
 
 
 def run(arguments: list[str]) -> None:
@@ -24,7 +24,9 @@ def run(arguments: list[str]) -> None:
     deterministic(0, int(read()["threads"]))
     budget = section("requirements", Requirements).latency_ms
     row = read_split("test", read_fingerprint().data).images[:1]
-    measured = measure(student, read_spec(MODELS / "teacher"), read_rung(student), row, budget)
+    teacher, rung = read_spec(MODELS / "teacher"), read_rung(student)
+    watts = section("judge", JudgeParams).watts
+    measured = measure(student, teacher, rung, row, budget, watts)
     write_json(Path(result), measured.model_dump(mode="json"))
 
 

@@ -19,7 +19,7 @@ from flows.seal import latest
 from flows.state import Checkout
 from tasks.core.errors import DataError
 from tasks.judge.stress import Condition, conditions, hear
-from tasks.judge.verdict import Link, Rate, Verdict, read_verdict
+from tasks.judge.verdict import Link, MeasuredCosts, Rate, Verdict, read_verdict
 
 STRESSED = {"corruptions": "corrupted", "adversarial": "attacked"}  # family -> column
 
@@ -58,7 +58,7 @@ def show(console: Console, checkout: Checkout, student: str) -> Verdict:
 
 
 def headline(verdict: Verdict) -> Iterator[str]:
-    """What the student is, in a sentence; where it is weaker; where it lies."""
+    """What the student is, in a sentence; where it is weaker; what it cost; where it lies."""
     speed = ""
     if verdict.measured is not None:
         times = verdict.measured.latency_ms
@@ -73,7 +73,20 @@ def headline(verdict: Verdict) -> Iterator[str]:
         worst = sorted(verdict.weaker, key=lambda w: -w.loss)[:3]
         said = ", ".join(f"{w.where} (-{100 * w.loss:.0f} points)" for w in worst)
         yield f"weaker than its teacher: {said}"
+    if verdict.measured is not None and verdict.measured.costs is not None:
+        yield f"training cost: {_training(verdict.measured.costs)}"
     yield f"file: {verdict.student.path}"
+
+
+def _training(costs: MeasuredCosts) -> str:
+    """What was spent below the teacher, and when it is paid back."""
+    spent = costs.below_teacher
+    if spent.cpu_seconds is None or spent.watt_hours is None:
+        return "unknown below the teacher; a stage noted no CPU-seconds"
+    return (
+        f"{spent.cpu_seconds:,.0f} CPU-seconds ({spent.watt_hours:.2g} Wh) below the teacher, "
+        f"{costs.break_even.why}"
+    )
 
 
 def chain_table(verdict: Verdict, left: dict[str, tuple[str, ...]]) -> Table:
@@ -133,7 +146,7 @@ def _conditions(checkout: Checkout, verdict: Verdict, family: str) -> Iterator[C
 
 def next_commands(checkout: Checkout, student: str, verdict: Verdict) -> Iterator[tuple[str, str]]:
     """What to type next, and what for."""
-    card = checkout.root / "evidence" / student / "card.md"
+    card = checkout.root / "reports" / student / "card.md"
     yield f"less {short(card)}", "the model card"
     bundle = latest(checkout, student)
     if bundle is not None:

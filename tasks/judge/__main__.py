@@ -6,22 +6,30 @@ A refused student ends the stage well: the verdict says so, and what follows fro
 from __future__ import annotations
 
 from tasks.core.errors import ParamsError
-from tasks.core.files import write_json
+from tasks.core.files import write_json, write_text
 from tasks.core.params import read, section
 from tasks.core.seeds import deterministic
 from tasks.core.stage import main
 from tasks.judge.card import card
 from tasks.judge.case import REPORTS, read_case
 from tasks.judge.chain import conclude
+from tasks.judge.costs import operations
 from tasks.judge.evidence import EVIDENCE, write_evidence
 from tasks.judge.gates import decide
 from tasks.judge.measured import measure
-from tasks.judge.params import Distillation, Families, JudgeParams, Requirements
+from tasks.judge.params import (
+    Distillation,
+    Families,
+    JudgeParams,
+    Quantization,
+    Requirements,
+    Teaching,
+)
 from tasks.judge.verdict import as_json
 
 
 def run(arguments: list[str]) -> None:
-    """Write `reports/STUDENT/verdict.json` and `evidence/STUDENT/`."""
+    """Write `reports/STUDENT/verdict.json`, `card.md` beside it, and `evidence/STUDENT/`."""
     if len(arguments) != 1:
         raise ParamsError("python -m tasks.judge STUDENT: needs exactly one student")
     (student,) = arguments
@@ -30,14 +38,19 @@ def run(arguments: list[str]) -> None:
         known = ", ".join(distillation.ship)
         raise ParamsError(f"judge: '{student}' is none of distill.ship ({known}); name one of them")
     judge, requirements = section("judge", JudgeParams), section("requirements", Requirements)
+    teaching, quantize = section("teach", Teaching), section("quantize", Quantization)
     deterministic(judge.seed, int(read()["threads"]))
     case = read_case(student, section("stress", Families).families)
     gates = decide(case, judge, requirements)
-    row = case.test.images[:1]
-    measured = measure(student, case.teacher_spec, case.rung, row, requirements.latency_ms)
-    verdict = conclude(case, judge, gates, measured)
-    text = card(str(read()["name"]), case, verdict.reproducible(), requirements, distillation)
-    subject = write_evidence(case, verdict, text, EVIDENCE / student)
+    row, budget = case.test.images[:1], requirements.latency_ms
+    measured = measure(student, case.teacher_spec, case.rung, row, budget, judge.watts)
+    costs = operations(case, teaching, distillation, quantize)
+    verdict = conclude(case, judge, gates, costs, measured)
+    name, sure = str(read()["name"]), verdict.reproducible()
+    sealed = card(name, case, sure, requirements, distillation)
+    subject = write_evidence(case, verdict, sealed, EVIDENCE / student)
+    text = card(name, case, verdict, requirements, distillation)
+    write_text(REPORTS / student / "card.md", text)
     write_json(REPORTS / student / "verdict.json", as_json(verdict))
     said = "approved" if verdict.approved else "refused"
     print(f"judge: {student} {said}, evidence {subject.digest[:12]}")

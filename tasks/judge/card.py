@@ -1,17 +1,19 @@
 """The model card: what a stranger must know before the file replaces anything, in one page.
 
-Written from the reproducible verdict, so it holds no measured figure and equal inputs give an equal
-card; times stand in `verdict.json` under `measured`. It praises nothing: where the student is
-weaker and what the figures cannot show stands beside what they do.
+Written from the reproducible verdict, it holds no measured figure and equal inputs give an equal
+card; from the whole verdict, it also tells what was measured. It praises nothing: where the student
+is weaker and what the figures cannot show stands beside what they do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tasks.core.reports import Gate, Rate
+from tasks.core.reports import Gate
 from tasks.core.tables import SPLITS
+from tasks.judge.card_costs import costs
 from tasks.judge.case import Case
+from tasks.judge.markdown import cell, number, percent, table, times
 from tasks.judge.params import Distillation, Recipe, Requirements
 from tasks.judge.stress import stress_gates
 from tasks.judge.verdict import Verdict
@@ -44,7 +46,7 @@ def card(
     requirements: Requirements,
     distillation: Distillation,
 ) -> str:
-    """The card in Markdown. `verdict`: without what was measured."""
+    """The card in Markdown, with what was measured if `verdict` has it."""
     title = "passes its gates" if verdict.approved else "is refused"
     sections = (
         f"# {project}: `{case.student}` {title}",
@@ -55,6 +57,7 @@ def card(
         _weaker(verdict, case),
         _data(case),
         _making(case, distillation),
+        costs(verdict),
         _limits(verdict),
         _use(case),
     )
@@ -71,8 +74,8 @@ def headline(verdict: Verdict) -> str:
         else f"better than its teacher by at least {-points:.2f} points"
     )
     said = (
-        f"**{_times(verdict.compression)} fewer parameters, "
-        f"{_times(verdict.compression_bytes)} smaller file, {_rate(student.accuracy)} against "
+        f"**{times(verdict.compression)} fewer parameters, "
+        f"{times(verdict.compression_bytes)} smaller file, {percent(student.accuracy)} against "
         f"the teacher's {100 * teacher.accuracy.value:.1f} %: {loss}, with {sure}.**"
     )
     if verdict.approved:
@@ -97,11 +100,11 @@ def _chain(verdict: Verdict) -> str:
         (
             link.name,
             ROLES[link.role],
-            _rate(link.accuracy),
+            percent(link.accuracy),
             link.split,
             f"{100 * link.retention:.1f} %",
             f"{link.parameters:,}",
-            f"{_times(link.compression)}",
+            f"{times(link.compression)}",
             "?" if link.flops is None else f"{link.flops:,}",
             f"{link.bytes:,}",
         )
@@ -111,22 +114,23 @@ def _chain(verdict: Verdict) -> str:
     note = (
         f"Bounds are one-sided {100 * verdict.confidence:.0f} % (Wilson). Rungs are known on "
         "validation rows only, since every choice is made there. Logistic regression on raw "
-        f"values reaches {_rate(base.accuracy)} on the test rows (fitted on {base.rows:,} rows, "
+        f"values reaches {percent(base.accuracy)} on the test rows (fitted on {base.rows:,} rows, "
         f"{base.features:,} features)."
     )
-    return f"## The chain\n\n{_table(head, rows)}\n\n{note}"
+    return f"## The chain\n\n{table(head, rows)}\n\n{note}"
 
 
 def _gates(verdict: Verdict, requirements: Requirements) -> str:
+    measured = verdict.measured.gates if verdict.measured else ()
     rows = [
         (
             f"`{gate.name}`",
             "pass" if gate.passed else "**FAIL**",
-            _number(gate.value),
-            _number(gate.bound),
+            number(gate.value),
+            number(gate.bound),
             gate.why,
         )
-        for gate in _failed_first(verdict.gates)
+        for gate in _failed_first((*verdict.gates, *measured))
     ]
     note = (
         "Gates compare bounds of the final ONNX file, run by ONNX Runtime; a missing figure "
@@ -134,7 +138,7 @@ def _gates(verdict: Verdict, requirements: Requirements) -> str:
         f"({requirements.latency_ms:g} ms) is a gate too, on the machine that ships: see "
         "`measured` in the verdict."
     )
-    return f"## Gates\n\n{_table(('gate', '', 'value', 'bound', 'why'), rows)}\n\n{note}"
+    return f"## Gates\n\n{table(('gate', '', 'value', 'bound', 'why'), rows)}\n\n{note}"
 
 
 def _stress(case: Case) -> str:
@@ -155,7 +159,7 @@ def _stress(case: Case) -> str:
         rows.append((family, f"{heard.rows:,}", f"{passed} of {len(gates)} gates", said))
     return (
         "## Under stress\n\n"
-        + _table(("family", "rows", "", "found"), rows)
+        + table(("family", "rows", "", "found"), rows)
         + "\n\nReports, plots and the kept examples that broke it are in `stress/`."
     )
 
@@ -179,7 +183,7 @@ def _weaker(verdict: Verdict, case: Case) -> str:
     head = ("where", "rows", "teacher", "student", "points lost", "q")
     return (
         "## Where it is weaker\n\n"
-        + _table(head, rows)
+        + table(head, rows)
         + "\n\nThe worst ones. `q` is the share of false alarms if such a loss is taken as real "
         "(exact McNemar, Benjamini-Hochberg over classes); a few rows of difference are often "
         f"chance.{silent}"
@@ -191,15 +195,13 @@ def _data(case: Case) -> str:
     low, high = case.data.data.range
     names = case.data.data.classes
     shape = " × ".join(map(str, case.data.data.shape))
-    aside = "; ".join(
-        f"{count:,} for *{_cell(reason)}*" for reason, count in case.set_aside.items()
-    )
+    aside = "; ".join(f"{count:,} for *{cell(reason)}*" for reason, count in case.set_aside.items())
     kept = (
         f"Validation set aside from training: {aside}." if aside else "Validation set no row aside."
     )
     return (
         f"## Data\n\nRows: {splits}. One row: {shape} raw values, {case.data.data.dtype}, "
-        f"{low:g} to {high:g}. {len(names)} classes: {_cell(', '.join(names[:LISTED]))}"
+        f"{low:g} to {high:g}. {len(names)} classes: {cell(', '.join(names[:LISTED]))}"
         f"{' …' if len(names) > LISTED else ''}. A row's content decides "
         f"its split. {kept} Test rows chose nothing.\n\nDigest of the data: "
         f"`{case.data.digest}`."
@@ -215,7 +217,7 @@ def _making(case: Case, distillation: Distillation) -> str:
     return (
         "## How it was made\n\nEach model learned from the one before: `teacher` → "
         f"{' → '.join(steps)}. The last was exported to ONNX and quantized in several ways, each "
-        f"measured on validation rows as the file it would ship as. Taken: {_cell(chosen)}\n\n"
+        f"measured on validation rows as the file it would ship as. Taken: {cell(chosen)}\n\n"
         f"SHA-256 of `model.onnx`: `{case.spec.sha256}`; of the teacher's weights: "
         f"`{case.teacher_spec.sha256}`."
     )
@@ -224,7 +226,8 @@ def _making(case: Case, distillation: Distillation) -> str:
 def _taught(recipe: Recipe) -> str:
     """The weighted sum of losses that a rung learned by, the heaviest first.
 
-    >>> _taught(Recipe(losses={"cross_entropy": 0.1, "kd": 0.9}, temperature=4.0))
+    >>> losses = {"cross_entropy": 0.1, "kd": 0.9}
+    >>> _taught(Recipe.model_validate({"training": {"epochs": 1}, "losses": losses}))
     '0.9 kd + 0.1 cross_entropy at temperature 4'
     """
     heaviest = sorted(recipe.losses.items(), key=lambda item: (-item[1], item[0]))
@@ -254,38 +257,3 @@ def _use(case: Case) -> str:
 
 def _failed_first(gates: Iterable[Gate]) -> list[Gate]:
     return sorted(gates, key=lambda gate: gate.passed)
-
-
-def _rate(rate: Rate) -> str:
-    """A share with its bounds, in per cent."""
-    return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} – {100 * rate.high:.1f})"
-
-
-def _times(ratio: float) -> str:
-    """A ratio, never rounded up.
-
-    >>> _times(41.97), _times(9.96)
-    ('41×', '9.9×')
-    """
-    return f"{int(ratio)}×" if ratio >= 10 else f"{int(10 * ratio) / 10}×"
-
-
-def _number(value: float | None) -> str:
-    """A gate's figure: counts whole, shares with four digits.
-
-    >>> _number(25088.0), _number(0.97738), _number(None)
-    ('25,088', '0.9774', 'none')
-    """
-    if value is None:
-        return "none"
-    return f"{int(value):,}" if value == int(value) else f"{value:.4g}"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Text that stays inside its cell, whatever a class or a file is called."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

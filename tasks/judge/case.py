@@ -62,6 +62,7 @@ class Case:
     rung: RungReport
     data: Fingerprint
     test: Table
+    train_rows: int  # that every training saw
     baseline: BaselinePredictions
     parity: bool | None
     validation: bool | None
@@ -92,6 +93,7 @@ def read_case(student: str, families: tuple[str, ...]) -> Case:
     test = read_split("test", data.data)
     if not len(test):
         raise DataError("data/test.parquet: no rows to judge on; give ingest more data")
+    train = read_train(data.data)
     folder = SHIP / student
     spec = read_spec(folder)
     return Case(
@@ -105,7 +107,8 @@ def read_case(student: str, families: tuple[str, ...]) -> Case:
         rung=read_rung(student),
         data=data,
         test=test,
-        baseline=fit_and_predict(read_train(data.data), test),
+        train_rows=len(train),
+        baseline=fit_and_predict(train, test),
         parity=_stated(folder / "parity.json", "passed"),
         validation=_stated(REPORTS / "validation" / "report.json", "passed"),
         stress={

@@ -16,6 +16,7 @@ from tasks.judge.params import JudgeParams
 from tasks.judge.stress import conditions
 from tasks.judge.verdict import (
     Baseline,
+    Costs,
     Link,
     Measured,
     ShippedStudent,
@@ -28,7 +29,11 @@ SHOWN = 8  # weaknesses listed, worst first
 
 
 def conclude(
-    case: Case, judge: JudgeParams, gates: tuple[Gate, ...], measured: Measured | None
+    case: Case,
+    judge: JudgeParams,
+    gates: tuple[Gate, ...],
+    costs: Costs | None,
+    measured: Measured | None,
 ) -> Verdict:
     """The verdict: approved if every gate passed, measured ones included."""
     links = chain(case, judge.confidence)
@@ -69,6 +74,7 @@ def conclude(
         confidence=judge.confidence,
         rows=rows,
         weaker=weaker(case),
+        costs=costs,
         measured=measured,
     )
 

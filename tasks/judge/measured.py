@@ -6,6 +6,7 @@ declared budget may veto a student by them, and nothing is ranked by them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tasks.core.models import MODELS, ModelSpec
 from tasks.core.reports import Gate, RungReport, at_most
 from tasks.core.session import open_session
 from tasks.judge.case import SHIP
+from tasks.judge.costs import Noted, measured_costs
 from tasks.judge.verdict import Latency, Measured
 from tasks.modalities.vision.scorers import load_network
 
@@ -32,10 +34,15 @@ Call = Callable[[], object]
 
 
 def measure(
-    student: str, teacher: ModelSpec, rung: RungReport, row: NDArray[np.generic], budget_ms: float
+    student: str,
+    teacher: ModelSpec,
+    rung: RungReport,
+    row: NDArray[np.generic],
+    budget_ms: float,
+    watts: float,
 ) -> Measured:
     """Time teacher, float student and student on one thread; gate the student. `rung`: of the float
-    student; `row`: one raw image (1, C, H, W)."""
+    student; `row`: one raw image (1, C, H, W); `watts`: what a busy core is taken to draw."""
     image = row.astype(np.float32)
     folder = SHIP / student
     before = torch.get_num_threads()
@@ -51,12 +58,18 @@ def measure(
     finally:
         torch.set_num_threads(before)
     latency = Latency(**times)
-    names = ["teacher", *(above.name for above in rung.lineage[1:]), student]
+    here, above = cpu(), [rung.name for rung in rung.lineage[1:]]
+    noted = read_noted(["teacher", *above, rung.name, f"quantize-{rung.name}"])
     return Measured(
-        cpu=cpu(),
+        cpu=here,
         latency_ms=latency,
-        cpu_seconds=spent([*names, f"quantize-{student}"]),
+        cpu_seconds={
+            name: found.cpu_seconds
+            for name, found in noted.items()
+            if found.cpu_seconds is not None
+        },
         gates=(latency_gate(latency, budget_ms),),
+        costs=measured_costs(noted, teacher, rung, latency, here, watts),
     )
 
 
@@ -90,17 +103,27 @@ def latency_gate(latency: Latency, budget_ms: float) -> Gate:
     )
 
 
-def spent(names: list[str], folder: Path = MEASURED) -> dict[str, float]:
-    """CPU-seconds of the named stages, as they noted them; a stage that noted none is left out."""
+def read_noted(names: list[str], folder: Path = MEASURED) -> dict[str, Noted]:
+    """What each stage noted of itself; a figure that is missing or no number is None."""
     found = {}
     for name in names:
         try:
-            noted = read_json(folder / f"{name}.json").get("cpu_seconds")
-        except (DataError, AttributeError):
-            continue
-        if isinstance(noted, int | float):
-            found[name] = float(noted)
+            content = read_json(folder / f"{name}.json")
+        except DataError:
+            content = None
+        facts = content if isinstance(content, dict) else {}
+        found[name] = Noted(
+            facts.get("cpu"),
+            _number(facts.get("cpu_seconds")),
+            _number(facts.get("bank_cpu_seconds")),
+        )
     return found
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    return None
 
 
 def _teacher(spec: ModelSpec, row: NDArray[np.float32]) -> Call:

@@ -19,6 +19,7 @@ class JudgeParams(Section):
     class_margin: float = Field(gt=0, lt=1)
     bootstrap: int = Field(default=1000, ge=100)
     seed: int = Field(ge=0)
+    watts: float = Field(default=10.0, gt=0)  # of a busy core: an assumption, for energy alone
 
 
 class Requirements(Section):
@@ -30,9 +31,36 @@ class Requirements(Section):
     latency_ms: float = Field(gt=0)
 
 
+class Epochs(BaseModel):
+    """Of a training: how often it saw each row."""
+
+    epochs: int
+
+
+class Views(BaseModel):
+    """Of `teach.views`: how many of each row a bank holds."""
+
+    count: int
+
+
+class Teaching(BaseModel):
+    """Of `teach`: what making the teacher and its bank took."""
+
+    training: Epochs
+    views: Views
+
+
+class Quantization(BaseModel):
+    """Of `quantize`: whether a candidate was trained, and for how long."""
+
+    schemes: tuple[str, ...]
+    qat: Epochs
+
+
 class Recipe(BaseModel):
     """How a rung was taught. `losses`: weights of the sum, by name."""
 
+    training: Epochs
     temperature: float = 4.0
     losses: dict[str, float]
 

@@ -86,6 +86,64 @@ class Latency(Section):
     student: float
 
 
+class BreakEven(Section):
+    """After how many predictions the student has saved what making it took; `why`: in words."""
+
+    predictions: int | None = None
+    why: str
+
+
+class Work(Section):
+    """One step of the making in floating-point operations; None: unknown."""
+
+    name: str
+    flops: int | None
+
+
+class Costs(Section):
+    """Making and using in floating-point operations: equal on every machine.
+
+    `below_teacher` sums all steps but the teacher's own training; `teacher` and `student` are for
+    one prediction.
+    """
+
+    steps: tuple[Work, ...]
+    below_teacher: Work
+    teacher: int | None
+    student: int | None
+    break_even: BreakEven
+    method: str
+
+
+class Spent(Section):
+    """One step of the making in CPU-seconds and energy; None: unknown."""
+
+    name: str
+    cpu_seconds: float | None
+    watt_hours: float | None
+
+
+class Use(Section):
+    """What some predictions take, made one by one on one thread."""
+
+    cpu_seconds: float
+    joules: float
+
+
+class MeasuredCosts(Section):
+    """Making and using in CPU-seconds and energy, by role of a link; see `Costs`.
+
+    `elsewhere` names the steps that ran on another CPU than the predictions.
+    """
+
+    steps: tuple[Spent, ...]
+    below_teacher: Spent
+    per_1000_predictions: dict[str, Use]
+    break_even: BreakEven
+    elsewhere: tuple[str, ...]
+    method: str
+
+
 class Measured(Section):
     """Figures of one machine. They may veto by a declared budget and never rank."""
 
@@ -93,6 +151,7 @@ class Measured(Section):
     latency_ms: Latency
     cpu_seconds: dict[str, float]
     gates: tuple[Gate, ...]
+    costs: MeasuredCosts | None = None  # None: written before costs were told
 
 
 class Verdict(Section):
@@ -113,12 +172,13 @@ class Verdict(Section):
     confidence: float
     rows: int  # of the test table
     weaker: tuple[Weakness, ...]
+    costs: Costs | None = None  # None: written before costs were told
     measured: Measured | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Verdict:
         if self.approved == bool(self.failed) or not self.gates:
-            raise ValueError("'approved' contradicts the gates; the file was changed by hand")
+            raise ValueError("'approved' contradicts the gates; run the judge again")
         return self
 
     @property

@@ -21,6 +21,7 @@ import torch
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from tasks.core.cost import cpu
 from tasks.core.files import sha256, write_bytes, write_json
 from tasks.core.models import (
     Architecture,
@@ -35,7 +36,15 @@ from tasks.core.reports import Gate, StressReport, at_least
 from tasks.core.tables import QUARANTINE, Fingerprint, Schema, Split, Table, write_table
 from tasks.distill.params import DistillParams
 from tasks.judge.case import Case, read_case
-from tasks.judge.params import Distillation, JudgeParams, Requirements
+from tasks.judge.costs import operations
+from tasks.judge.params import (
+    Distillation,
+    JudgeParams,
+    Quantization,
+    Requirements,
+    Teaching,
+)
+from tasks.judge.verdict import Costs
 from tasks.modalities.vision.networks import build
 
 FAMILIES = ("adversarial", "corruptions", "edge_cases", "fidelity", "calibration")
@@ -63,6 +72,8 @@ PARAMS: dict[str, Any] = {
             "student": RUNG | {"from": "assistant", "losses": {"kd": 1.0}, "temperature": 2.0},
         },
     },
+    "teach": {"training": {"epochs": 4}, "views": {"count": 3}},
+    "quantize": {"schemes": ["float32", "static", "qat"], "qat": {"epochs": 2}},
     "stress": {"families": list(FAMILIES)},
     "judge": {
         "confidence": 0.95,
@@ -211,7 +222,13 @@ def write_world(root: Path) -> None:
     state = build(architecture, DATA, norm).state_dict()
     digest = write_weights(root / "models" / "teacher" / "weights.safetensors", state)
     teacher = spec(
-        "teacher", "torch", parameters(state), digest, architecture=architecture, normalisation=norm
+        "teacher",
+        "torch",
+        parameters(state),
+        digest,
+        architecture=architecture,
+        normalisation=norm,
+        fingerprint="d" * 64,
     )
     write_spec(root / "models" / "teacher", teacher)
 
@@ -262,7 +279,9 @@ def write_world(root: Path) -> None:
         "student": 2,
         "quantize-student": 1,
     }.items():
-        write_json(root / "measured" / f"{name}.json", {"cpu": {}, "cpu_seconds": seconds})
+        bank = {} if name.startswith("quantize") else {"bank_cpu_seconds": 0.5}
+        noted = {"cpu": cpu(), "cpu_seconds": seconds, **bank}
+        write_json(root / "measured" / f"{name}.json", noted)
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
 
 
@@ -305,6 +324,14 @@ def distillation() -> Distillation:
     """What the judge reads of a section that the distill stage accepts."""
     DistillParams.model_validate(PARAMS["distill"])
     return Distillation.model_validate(PARAMS["distill"])
+
+
+@pytest.fixture
+def counted(distillation: Distillation) -> Callable[[Case], Costs]:
+    """`counted(case)`: what the making took in floating-point operations, by these parameters."""
+    teaching = Teaching.model_validate(PARAMS["teach"])
+    quantize = Quantization.model_validate(PARAMS["quantize"])
+    return lambda case: operations(case, teaching, distillation, quantize)
 
 
 @pytest.fixture

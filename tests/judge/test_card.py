@@ -16,18 +16,23 @@ from tasks.judge.case import Case, scored
 from tasks.judge.chain import conclude
 from tasks.judge.gates import decide
 from tasks.judge.params import Distillation, JudgeParams, Requirements
-from tasks.judge.verdict import Verdict
+from tasks.judge.verdict import Costs, Verdict
 
 
 @pytest.fixture
 def written(
-    case: Case, judge: JudgeParams, requirements: Requirements, distillation: Distillation
+    case: Case,
+    judge: JudgeParams,
+    requirements: Requirements,
+    distillation: Distillation,
+    counted: Callable[[Case], Costs],
 ) -> Callable[[Case | None], tuple[str, Verdict]]:
     """The card and the verdict of a case, by default of the world's own."""
 
     def write(other: Case | None = None) -> tuple[str, Verdict]:
         about = other or case
-        verdict = conclude(about, judge, decide(about, judge, requirements), None)
+        gates = decide(about, judge, requirements)
+        verdict = conclude(about, judge, gates, counted(about), None)
         return card("animals", about, verdict, requirements, distillation), verdict
 
     return write
@@ -78,6 +83,7 @@ def test_it_holds_no_measured_figure(written: Callable[..., tuple[str, Verdict]]
 
     assert "CPU-seconds" not in text
     assert "Median" not in text
+    assert "joules" not in text
     assert "The latency budget (1000 ms)" in text
 
 

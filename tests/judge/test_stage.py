@@ -91,6 +91,9 @@ def test_two_builders_get_the_same_evidence_and_the_same_verdict_but_for_measure
     other = tmp_path / "another place"
     shutil.copytree(world, other)
     write_json(other / "measured" / "teacher.json", {"cpu": {}, "cpu_seconds": 99.0})
+    params = yaml.safe_load((other / "params.yaml").read_text())
+    params["judge"]["watts"] = 99.0
+    (other / "params.yaml").write_text(yaml.safe_dump(params))
 
     run(["student"])
     monkeypatch.chdir(other)
@@ -113,11 +116,14 @@ def test_a_budget_that_this_machine_misses_refuses_but_leaves_the_evidence_as_it
 
     run(["student"])
     verdict, after = read_verdict(VERDICT), subject(world / EVIDENCE).files
+    told = Path("reports/student/card.md").read_text()
 
     assert not verdict.approved
     assert [gate.name for gate in verdict.failed] == ["latency_ms"]
     assert read_json(EVIDENCE / "verdict.json")["approved"]
-    # The card states the budget; nothing else may differ.
+    assert "**Refused** by `latency_ms`" in told
+    assert "| `latency_ms` | **FAIL** |" in told
+    # The sealed card states the budget; nothing else may differ.
     assert {name for name in before if before[name] != after[name]} == {"card.md"}
 
 

@@ -19,7 +19,8 @@ from tasks.core.reports import Gate
 from tasks.judge.case import Case, scored
 from tasks.judge.chain import conclude, ratio
 from tasks.judge.compare import per_class
-from tasks.judge.measured import latency_gate, measure, medians, spent
+from tasks.judge.costs import Noted
+from tasks.judge.measured import latency_gate, measure, medians, read_noted
 from tasks.judge.params import JudgeParams
 from tasks.judge.verdict import Latency, Measured, as_json, read_verdict
 
@@ -43,7 +44,11 @@ def test_approved_means_that_every_gate_passed(
     approved: bool,
 ) -> None:
     verdict = conclude(
-        case, judge, (gate("a"), gate("b", reproducible)), measured(gate("latency_ms", by_time))
+        case,
+        judge,
+        (gate("a"), gate("b", reproducible)),
+        None,
+        measured(gate("latency_ms", by_time)),
     )
 
     assert verdict.approved is approved
@@ -53,13 +58,13 @@ def test_approved_means_that_every_gate_passed(
 
 def test_a_verdict_without_gates_cannot_approve(case: Case, judge: JudgeParams) -> None:
     with pytest.raises(ValidationError, match="contradicts"):
-        conclude(case, judge, (), None)
+        conclude(case, judge, (), None, None)
 
 
 def test_a_verdict_survives_the_file(
     case: Case, judge: JudgeParams, gate: Callable[..., Gate], tmp_path: Path
 ) -> None:
-    verdict = conclude(case, judge, (gate("a"),), measured(gate("latency_ms")))
+    verdict = conclude(case, judge, (gate("a"),), None, measured(gate("latency_ms")))
     write_json(tmp_path / "verdict.json", as_json(verdict))
 
     assert as_json(read_verdict(tmp_path / "verdict.json")) == as_json(verdict)
@@ -70,7 +75,7 @@ def test_floats_are_rounded_beyond_any_platforms_last_bit(
 ) -> None:
     value = 0.1 + 0.2
     noisy = gate("a").model_copy(update={"value": value, "margin": -1e-12})
-    verdict = conclude(case, judge, (noisy,), None)
+    verdict = conclude(case, judge, (noisy,), None, None)
 
     (stored,) = as_json(verdict)["gates"]
 
@@ -94,7 +99,7 @@ def test_weaknesses_are_worst_first_and_no_more_than_there_are(
         stress={},
     )
 
-    verdict = conclude(weak, judge, (gate("a"),), None)
+    verdict = conclude(weak, judge, (gate("a"),), None, None)
 
     assert [(w.where, round(100 * w.loss)) for w in verdict.weaker] == [
         ("class bee", 7),
@@ -138,7 +143,7 @@ def test_a_teacher_from_outside_is_timed_as_onnx(world: Path, case: Case) -> Non
     (world / "models/teacher/model.onnx").write_bytes(given)
     black_box = case.teacher_spec.model_copy(update={"kind": "onnx", "architecture": None})
 
-    found = measure("student", black_box, case.rung, case.test.images[:1], budget_ms=1000)
+    found = measure("student", black_box, case.rung, case.test.images[:1], 1000, watts=5)
 
     assert found.latency_ms.teacher > 0
     assert found.gates[0].passed
@@ -154,14 +159,21 @@ def test_latency_is_measured_again_without_scoring_or_fitting_anything(world: Pa
     assert min(again.latency_ms.model_dump().values()) > 0
     assert [gate.name for gate in again.gates] == ["latency_ms"]
     assert set(again.cpu_seconds) == {"teacher", "assistant", "student", "quantize-student"}
+    assert again.costs is not None
+    assert again.costs.per_1000_predictions["student"].cpu_seconds == again.latency_ms.student
 
 
-def test_a_stage_that_noted_no_time_is_left_out(tmp_path: Path) -> None:
-    write_json(tmp_path / "teacher.json", {"cpu_seconds": 2})
+def test_what_no_stage_noted_as_a_number_is_unknown(tmp_path: Path) -> None:
+    write_json(tmp_path / "teacher.json", {"cpu": {"cores": 2}, "cpu_seconds": 2})
     write_json(tmp_path / "odd.json", [1])
-    write_json(tmp_path / "silent.json", {"cpu": {}})
+    write_json(tmp_path / "silent.json", {"cpu": {}, "cpu_seconds": "2"})
+    (tmp_path / "endless.json").write_text('{"cpu_seconds": Infinity}')
 
-    assert spent(["teacher", "odd", "silent", "missing"], tmp_path) == {"teacher": 2.0}
+    noted = read_noted(["teacher", "odd", "silent", "endless", "missing"], tmp_path)
+
+    assert noted["teacher"] == Noted({"cores": 2}, 2.0, None)
+    assert {found.cpu_seconds for found in noted.values()} == {2.0, None}
+    assert [n for n, found in noted.items() if found.cpu_seconds is not None] == ["teacher"]
 
 
 def test_nothing_to_divide_by_gives_nothing() -> None:

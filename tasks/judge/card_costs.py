@@ -1,0 +1,60 @@
+"""The card's section on costs: of making the student beside those of using it.
+
+In floating-point operations always; in CPU-seconds and energy only where the verdict was measured.
+"""
+
+from __future__ import annotations
+
+from tasks.judge.markdown import amount, table
+from tasks.judge.verdict import Costs, Measured, MeasuredCosts, Verdict
+
+ROLES = {"teacher": "teacher", "float_student": "float student", "student": "what ships"}
+
+
+def costs(verdict: Verdict) -> str:
+    """The section. The reproducible card says where the measured figures are instead."""
+    if verdict.costs is None:
+        return "## Costs\n\nNot told by the judge that wrote this verdict."
+    counted = _counted(verdict.costs)
+    if verdict.measured is not None and verdict.measured.costs is not None:
+        return f"{counted}\n\n{_measured(verdict.measured, verdict.measured.costs)}"
+    return (
+        f"{counted}\n\nTime and energy belong to one machine: see "
+        f"`reports/{verdict.student.name}/card.md`, or `measured` in a sealed `manifest.json`."
+    )
+
+
+def _counted(told: Costs) -> str:
+    making = [
+        (step.name, amount(None if step.flops is None else step.flops / 1e9))
+        for step in (*told.steps, told.below_teacher)
+    ]
+    use = [("teacher", amount(told.teacher)), ("what ships", amount(told.student))]
+    return (
+        "## Costs\n\n"
+        + table(("making", "GFLOPs"), making)
+        + "\n\n"
+        + table(("one prediction", "FLOPs"), use)
+        + f"\n\nWhat lies below the teacher is {told.break_even.why}. {told.method}"
+    )
+
+
+def _measured(measured: Measured, told: MeasuredCosts) -> str:
+    making = [
+        (step.name, amount(step.cpu_seconds), amount(step.watt_hours))
+        for step in (*told.steps, told.below_teacher)
+    ]
+    latency = measured.latency_ms.model_dump()
+    use = [
+        (ROLES[role], amount(latency[role]), amount(energy.joules))
+        for role, energy in told.per_1000_predictions.items()
+    ]
+    names = ", ".join(told.elsewhere)
+    mixed = f" Made on another CPU, so not quite comparable: {names}." if names else ""
+    return (
+        f"### Measured on {measured.cpu.get('model')}, {measured.cpu.get('cores')} cores\n\n"
+        + table(("making", "CPU-seconds", "Wh"), making)
+        + "\n\n"
+        + table(("prediction", "ms for one", "joules for 1,000"), use)
+        + f"\n\nWhat lies below the teacher is {told.break_even.why}. {told.method}{mixed}"
+    )
