@@ -10,11 +10,16 @@ import sys
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
+from flows.dag import opened
+from flows.freshness import date
 from flows.state import Checkout
 from tasks.core.errors import DataError
+from tasks.core.params import read
 
 if TYPE_CHECKING:
     from flows.params import Params
+    from tasks.core.tables import Schema
+    from tasks.modalities.vision.acquire import Fits
 
 RAW = "data/raw"
 
@@ -23,13 +28,30 @@ def acquire(checkout: Checkout, params: Params) -> None:
     """Write `data/raw` from `data.source` (and `teach.path`) and `dvc add` it if it changed.
 
     Paths in `params.yaml` are relative to the checkout, in a workspace to the one that made it.
+    Nothing is replaced unless DVC can track it, the data can be learned from and a given teacher
+    can teach them.
     """
     from tasks.modalities.vision.acquire import take
 
+    read(checkout.root / "dvc.yaml")
+    known = tracked(checkout.root)
     source, given = _located(checkout, params.data.path), _located(checkout, params.teach.path)
-    changed = take(params.data.source, source, given, checkout.root / RAW)
-    if changed or not tracked(checkout.root):
+    changed = take(params.data.source, source, given, checkout.root / RAW, _fits(params))
+    if changed or not known:
         track(checkout)
+
+
+def _fits(params: Params) -> Fits:
+    """Whether a given teacher can teach the data: what the stage would find only after others."""
+
+    def fits(folder: Path, data: Schema) -> None:
+        from tasks.teach.given import read_given
+
+        spec = read_given(folder, params.teach.source, data)
+        if spec.created:
+            date(spec.created, f"{folder / 'spec.json'}: created")
+
+    return fits
 
 
 def _located(checkout: Checkout, path: PurePath | None) -> Path | None:
@@ -38,16 +60,9 @@ def _located(checkout: Checkout, path: PurePath | None) -> Path | None:
 
 def tracked(root: Path) -> bool:
     """DVC knows `data/raw` as it lies there."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    if not (root / f"{RAW}.dvc").is_file():
-        return False
-    try:
-        with Repo(str(root)) as repo:
-            return not repo.status(targets=[str(root / f"{RAW}.dvc")])
-    except DvcException:
-        return False
+    with opened(root) as repo:
+        path = root / f"{RAW}.dvc"
+        return path.is_file() and not repo.status(targets=[str(path)])
 
 
 def track(checkout: Checkout) -> None:
@@ -63,4 +78,6 @@ def track(checkout: Checkout) -> None:
     if added.returncode:
         said = [line for line in added.stderr.splitlines() if line.startswith("ERROR: ")]
         reason = said[0][7:] if said else f"exit code {added.returncode}"
-        raise DataError(f"{checkout.root / RAW}: DVC cannot track it ({reason})")
+        raise DataError(
+            f"{checkout.root / RAW}: DVC cannot track it ({reason}); `dvc add {RAW}` says more"
+        )

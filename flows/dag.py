@@ -7,6 +7,7 @@ DVC alone does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,21 +77,38 @@ def read_graph(root: Path) -> Graph:
     Raises `DataError` with DVC's own words if `dvc.yaml` or `dvc.lock` cannot be read, or a stage
     is running at this moment.
     """
-    from dvc.exceptions import DvcException
+    with opened(root) as repo:
+        changes = repo.status()
+        written = _writers(repo)
+        found = {
+            stage.name: _stage(stage, changes.get(stage.addressing, []), repo, written)
+            for stage in repo.index.stages
+            if hasattr(stage, "name")  # a .dvc file is an input, not a stage
+        }
+    return Graph(_parents_first(found))
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Any]:
+    """DVC's view of the checkout at `root`; what it cannot read becomes a `DataError`."""
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.scm import SCMError
 
     try:
         with Repo(str(root)) as repo:
-            changes = repo.status()
-            written = _writers(repo)
-            found = {
-                stage.name: _stage(stage, changes.get(stage.addressing, []), repo, written)
-                for stage in repo.index.stages
-                if hasattr(stage, "name")  # a .dvc file is an input, not a stage
-            }
+            yield repo
+    except SCMError:
+        raise DataError(
+            f"{root}: not a git repository, which DVC needs; run `git init` and commit"
+        ) from None
+    except NotDvcRepoError:
+        raise DataError(f"{root}: no .dvc folder; run `git checkout .dvc`") from None
     except DvcException as error:
-        raise DataError(f"{root}: DVC cannot read the DAG ({one_line(error)})") from None
-    return Graph(_parents_first(found))
+        raise DataError(
+            f"{root}: DVC cannot read the DAG ({one_line(error)}); mend that file, or restore it "
+            "from git"
+        ) from None
 
 
 def _writers(repo: Any) -> dict[str, str]:

@@ -43,18 +43,19 @@ def check_teacher(checkout: Checkout, max_age: int, now: datetime) -> None:
 def _born(checkout: Checkout, spec: dict[str, Any], now: datetime) -> datetime:
     """When the teacher was made, as its spec says, or first seen here."""
     if spec.get("created"):
-        return _date(spec["created"], "models/teacher/spec.json: created")
+        return date(spec["created"], "models/teacher/spec.json: created")
     path = checkout.state / "teachers.json"
     seen: dict[str, str] = read_json(path) if path.is_file() else {}
     if spec["sha256"] not in seen:
         seen[spec["sha256"]] = now.isoformat()
         write_json(path, seen)
-    return _date(seen[spec["sha256"]], f"{path}: {spec['sha256'][:12]}")
+    return date(seen[spec["sha256"]], f"{path}: {spec['sha256'][:12]}")
 
 
-def _date(text: str, where: str) -> datetime:
+def date(text: str, where: str) -> datetime:
+    """An ISO date that somebody wrote down; without a zone it is UTC."""
     try:
-        date = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         raise DataError(f"{where}: '{text}' is not an ISO date; write 2025-01-31") from None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

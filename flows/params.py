@@ -5,12 +5,13 @@ The schemas belong to the stages; this module only gathers them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tasks.core.errors import ParamsError
 from tasks.core.params import Section, check, read
@@ -26,7 +27,7 @@ from tasks.validate.params import ValidateParams
 class Params(Section):
     """All of `params.yaml`."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")  # part of a registered model's name
+    name: str  # part of a registered model's name
     threads: int = Field(ge=1, le=256)
     data: DataParams
     validate_: ValidateParams = Field(alias="validate")
@@ -36,6 +37,13 @@ class Params(Section):
     stress: StressParams
     judge: JudgeParams
     requirements: Requirements
+
+    @field_validator("name")
+    @classmethod
+    def _word(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
+            raise ValueError("must be a word of a-z, 0-9, _ and -, of 64 letters at most")
+        return name
 
 
 def check_params(root: Path) -> Params:
@@ -77,12 +85,17 @@ def assigned(text: str, assignments: Iterable[str]) -> str:
         try:
             parsed = YAML(typ="safe").load(value)
         except YAMLError:
-            raise ParamsError(f"--set {assignment}: '{value}' is not a YAML value") from None
+            raise ParamsError(
+                f"--set {assignment}: '{value}' is not a YAML value; quote it"
+            ) from None
         at = content
         for key in keys[:-1]:
             at = at.setdefault(key, {})
             if not isinstance(at, dict):
-                raise ParamsError(f"--set {assignment}: '{key}' is a value and has no keys")
+                raise ParamsError(
+                    f"--set {assignment}: '{key}' is a value and has no keys; write "
+                    f"--set {'.'.join(keys[: keys.index(key) + 1])}=value"
+                )
         if not isinstance(at.get(keys[-1]), dict) or isinstance(parsed, dict):
             at[keys[-1]] = parsed
         else:

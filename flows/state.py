@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from tasks.core.errors import ParamsError, StillhouseError
@@ -55,8 +55,8 @@ class Servers(Section):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    mlflow: str | None = Field(default=None, pattern=r"^https?://")
-    prefect: str | None = Field(default=None, pattern=r"^https?://")
+    mlflow: str | None = None
+    prefect: str | None = None
 
     @model_validator(mode="before")  # on the whole, so that no message quotes the URL
     @classmethod
@@ -67,6 +67,13 @@ class Servers(Section):
                 told = {"server": server, "names": " or ".join(names)}
                 raise PydanticCustomError("credentials", said, told)
         return content
+
+    @field_validator("mlflow", "prefect")
+    @classmethod
+    def _url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("must be a URL, http:// or https://")
+        return url
 
     @property
     def credentials(self) -> frozenset[str]:
@@ -108,8 +115,11 @@ class Checkout:
     @property
     def shipped(self) -> tuple[str, ...]:
         """`distill.ship` of `params.yaml`: the students that ship."""
-        ship = read(self.root / "params.yaml").get("distill", {}).get("ship", [])
-        return tuple(str(student) for student in ship)
+        distill = read(self.root / "params.yaml").get("distill")
+        ship = distill.get("ship") if isinstance(distill, dict) else None
+        if not isinstance(ship, list) or not all(isinstance(student, str) for student in ship):
+            raise ParamsError("params.yaml: distill.ship: must be a list of rungs; name one")
+        return tuple(ship)
 
     @property
     def artifacts(self) -> str:
@@ -117,8 +127,13 @@ class Checkout:
         return (self.state / "artifacts").as_uri()
 
     @property
+    def database(self) -> Path | None:
+        """MLflow's SQLite file; None where the team has a server."""
+        return None if self.servers.mlflow else self.state / "mlflow.db"
+
+    @property
     def tracking_uri(self) -> str:
-        return self.servers.mlflow or f"sqlite:///{self.state / 'mlflow.db'}"
+        return self.servers.mlflow or f"sqlite:///{self.database}"
 
     def environment(self) -> dict[str, str]:
         """The environment of every process we start: `bin` first, no telemetry, no stray server."""
@@ -157,8 +172,8 @@ def _servers(path: Path) -> Servers:
     if not path.is_file():
         return Servers()
     try:
-        content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not valid TOML ({error}); mend it") from None
     return check(Servers, content, where=str(path))
 

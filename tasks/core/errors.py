@@ -5,6 +5,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+REMEDIES = {  # of what the system refuses and a user can mend
+    errno.ENOSPC: "free some space and run again",
+    errno.EDQUOT: "free some space, or ask for more, and run again",
+    errno.EROFS: "make it writable and run again",
+    errno.EACCES: "give your user the right to it and run again",
+    errno.EPERM: "give your user the right to it and run again",
+}
+
 
 class StillhouseError(Exception):
     """The root of every error that a user can mend."""
@@ -28,3 +39,15 @@ class GateError(StillhouseError):
     """Everything ran, and the answer is no."""
 
     exit_code = 1
+
+
+def of_system(error: OSError) -> str | None:
+    """The line for what the system refused and a user can mend; None for anything else.
+
+    >>> of_system(OSError(errno.ENOSPC, "", "data/raw"))
+    'data/raw: No space left on device; free some space and run again'
+    """
+    if error.errno not in REMEDIES:
+        return None
+    where = error.filename or "a file"
+    return f"{where}: {os.strerror(error.errno)}; {REMEDIES[error.errno]}"

@@ -18,6 +18,23 @@ from tasks.core.errors import DataError
 
 
 @contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Let an error about a scratch of `path`, or about no file (a full disk names none), name it.
+
+    >>> with blamed_on(Path("data/raw")):
+    ...     raise OSError(28, "No space left", "data/.raw.x/images.parquet")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left: 'data/raw'
+    """
+    try:
+        yield
+    except OSError as error:
+        if not error.filename or f".{path.name}." in str(error.filename):
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a scratch path beside `path`; on success it is fsynced and takes its name.
 
@@ -29,22 +46,24 @@ def whole(path: Path) -> Iterator[Path]:
     'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        yield scratch
-        with scratch.open("rb") as written:
-            os.fsync(written.fileno())
-        scratch.chmod(0o644)
-        scratch.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    with blamed_on(path):
+        prefix = f".{path.name}."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+        os.close(handle)
+        scratch = Path(name)
         try:
-            os.fsync(folder)
+            yield scratch
+            with scratch.open("rb") as written:
+                os.fsync(written.fileno())
+            scratch.chmod(0o644)
+            scratch.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         finally:
-            os.close(folder)
-    finally:
-        scratch.unlink(missing_ok=True)
+            scratch.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -75,11 +94,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or broken one is a `DataError` that names it."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the stage that writes it") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); restore it or run its stage") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); mend it or run its stage") from None
 
 
 def sha256(path: Path) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 
 from tasks.core.errors import ParamsError
 
@@ -22,6 +23,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _counted(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, and pydantic would read true as 1."""
+        number = cls.model_fields[str(info.field_name)].annotation in (int, float)
+        if number and isinstance(value, bool):
+            raise ValueError("must be a number, not a truth value")
+        return value
+
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -29,16 +39,53 @@ S = TypeVar("S", bound=BaseModel)
 def read(path: Path = PARAMS) -> dict[str, Any]:
     """The whole file as plain data."""
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the root of a checkout") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ParamsError(f"{path}: line {line} is not UTF-8 text; save it as UTF-8") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """YAML as plain data. Two equal keys are refused: a reader keeps the last without a word."""
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _unique(node, where, set())
+        content = loader.construct_document(node) if node else None
     except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        raise ParamsError(f"{path}:{line} is not valid YAML; mend or restore it") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        why = f" ({problem})" if problem else ""
+        raise ParamsError(f"{where}:{line} is not valid YAML{why}; mend or restore it") from None
+    except RecursionError:
+        raise ParamsError(f"{where}: nests too deep; mend or restore it") from None
     if not isinstance(content, dict):
-        raise ParamsError(f"{path}: holds no sections; restore it from git")
+        raise ParamsError(f"{where}: holds no sections; restore it from git")
     return content
+
+
+def _unique(node: yaml.Node | None, where: str, done: set[int]) -> None:
+    """Refuse two equal keys in one mapping, anywhere; a node that has two names is walked once."""
+    if id(node) in done:
+        return
+    done.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _unique(item, where, done)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line, name = key.start_mark.line + 1, str(key.value)
+            if name in lines:
+                raise ParamsError(
+                    f"{where}: line {line}: '{name}' is there already, on line {lines[name]}; "
+                    "rename or remove one"
+                )
+            lines[name] = line
+            _unique(value, where, done)
 
 
 def section(name: str, schema: type[S], path: Path = PARAMS) -> S:
@@ -58,24 +105,46 @@ def check(schema: type[S], content: Any, where: str) -> S:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         key = ".".join(str(part) for part in first["loc"])
-        at = f"{where}.{key}" if key else where
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key.split(".")[-1], _keys(schema), n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "remove it"
-            raise ParamsError(f"{at}: unknown key; {hint}") from None
-        got = first.get("input")
-        shown = "" if isinstance(got, dict | list) else f" (got {got!r})"
-        raise ParamsError(f"{at}: {first['msg']}{shown}") from None
+        at = f"{where}{'.' if ': ' in where else ': '}{key}" if key else where
+        raise ParamsError(f"{at}: {_said(schema, key, first)}") from None
 
 
-def _keys(schema: type[BaseModel]) -> list[str]:
-    """Every key that `schema` or a section nested in it knows."""
-    found: list[str] = []
-    for name, field in schema.model_fields.items():
-        found.append(field.alias or name)
+def _said(schema: type[BaseModel], key: str, error: ErrorDetails) -> str:
+    """What is wrong with `key` and what to write instead."""
+    got = error.get("input")
+    shown = repr(got) if len(repr(got)) <= 60 else f"{repr(got)[:60]}..."
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key; {_nearest(schema, key.split('.')[-1])}"
+        case "missing":
+            return "is missing; add it"
+        case "model_type" | "dict_type":
+            return f"must be a section of keys (got {shown})"
+    said = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    quiet = isinstance(got, dict | list) or schema.model_config.get("hide_input_in_errors")
+    return said if quiet else f"{said} (got {shown})"
+
+
+def _nearest(schema: type[BaseModel], key: str) -> str:
+    """The known key that was probably meant; with its section where only that is missing."""
+    known = _keys(schema)
+    near = difflib.get_close_matches(key, known, n=1)
+    if not near:
+        return "remove it"
+    return f"did you mean '{known[key] if near[0] == key else near[0]}'?"
+
+
+def _keys(schema: type[BaseModel]) -> dict[str, str]:
+    """Every key that `schema` or a section nested in it knows -> its dotted place in `schema`."""
+    found: dict[str, str] = {}
+    for field_name, field in schema.model_fields.items():
+        name = field.alias or field_name
+        found.setdefault(name, name)
         for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
-                found.extend(_keys(inner))
+                for key, place in _keys(inner).items():
+                    found.setdefault(key, f"{name}.{place}")
     return found

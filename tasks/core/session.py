@@ -22,20 +22,31 @@ MAX_BYTES = 2**31  # protobuf's own limit
 def check_onnx(path: Path) -> onnx.ModelProto:
     """Read `path` if it is a safe ONNX file; otherwise a `DataError` that says what is wrong."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file; export the model to it")
     if path.stat().st_size >= MAX_BYTES:
-        raise DataError(f"{path}: larger than {MAX_BYTES:,} bytes; not accepted")
+        raise DataError(
+            f"{path}: larger than {MAX_BYTES:,} bytes, more than an ONNX file can hold by itself; "
+            "export a smaller model"
+        )
     try:
         model = onnx.load(str(path), load_external_data=False)
+        _self_contained(model, path)
         onnx.checker.check_model(model)
+    except DataError:
+        raise
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a valid ONNX file ({first}); export it again") from None
+    return model
+
+
+def _self_contained(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse weights that lie elsewhere, and operators that somebody else would have to bring."""
     for tensor in tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise DataError(
                 f"{path}: weight '{tensor.name}' lies outside the file; "
-                "save with save_as_external_data=False"
+                "save it with external_data=False"
             )
     for graph in _graphs(model.graph):
         for node in graph.node:
@@ -44,7 +55,6 @@ def check_onnx(path: Path) -> onnx.ModelProto:
                     f"{path}: operator {node.domain}::{node.op_type} is outside the allowed "
                     "domains ai.onnx and com.microsoft; export without custom operators"
                 )
-    return model
 
 
 def tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:

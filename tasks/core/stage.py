@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.core.errors import StillhouseError
+from tasks.core.errors import StillhouseError, of_system
 from tasks.core.files import write_json
 
 
@@ -28,8 +28,11 @@ def main(stage: Callable[[list[str]], None]) -> None:
     except MemoryError:
         code, message = 3, "out of memory; lower the batch size or the rows read"
     except OSError as error:
-        code, message = 3, f"{error.filename or 'a file'}: {error.strerror or error}"
-        _trace()
+        refusal = of_system(error)
+        code = 2 if refusal else 3
+        message = refusal or f"{error.filename or 'a file'}: {error.strerror or error}"
+        if not refusal:
+            _trace()
     except Exception as error:
         code, message = 3, f"{type(error).__name__}: {error}"
         _trace()

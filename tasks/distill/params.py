@@ -18,8 +18,8 @@ NAME = r"^[a-z][a-z0-9_]{0,31}$"  # a folder, a stage and an MLflow tag
 def available_losses() -> list[str]:
     """The names of all losses: the files of `losses/`.
 
-    >>> available_losses()
-    ['cross_entropy', 'kd']
+    >>> {"cross_entropy", "kd"} <= set(available_losses())
+    True
     """
     folder = Path(__file__).parent / "losses"
     return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
@@ -44,7 +44,7 @@ class Rung(Section):
                 hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
                 raise ValueError(f"no loss '{name}'; {hint}")
         if min(losses.values()) < 0 or sum(losses.values()) <= 0:
-            raise ValueError("loss weights are not negative and do not sum to 0")
+            raise ValueError("loss weights must not be negative, and must not sum to 0")
         return losses
 
 
@@ -62,7 +62,8 @@ class DistillParams(Section):
             if rung.from_ != "teacher" and rung.from_ not in self.rungs:
                 known = ", ".join(["teacher", *self.rungs])
                 raise ValueError(
-                    f"rung '{name}' learns from '{rung.from_}', which is none of {known}"
+                    f"rung '{name}' learns from '{rung.from_}', which is no rung; "
+                    f"name one of {known}"
                 )
         for name in self.rungs:
             seen, at = [name], self.rungs[name].from_
@@ -76,7 +77,8 @@ class DistillParams(Section):
                 at = self.rungs[at].from_
         for name in self.ship:
             if name not in self.rungs:
-                raise ValueError(f"ship names '{name}', which is none of {', '.join(self.rungs)}")
-        if len(set(self.ship)) != len(self.ship):
-            raise ValueError("ship names a rung twice")
+                known = ", ".join(self.rungs)
+                raise ValueError(f"ship names '{name}', which is no rung; name one of {known}")
+            if self.ship.count(name) > 1:
+                raise ValueError(f"ship names '{name}' twice; name it once")
         return self

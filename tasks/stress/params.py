@@ -44,7 +44,9 @@ def family(name: str) -> Family:
         families = known()
         near = difflib.get_close_matches(name, families, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(families)}"
-        raise ParamsError(f"stress family '{name}': no file tasks/stress/{name}.py; {hint}")
+        raise ParamsError(
+            f"{PARAMS}: stress family '{name}': no file tasks/stress/{name}.py; {hint}"
+        )
     return Family(name, found.Params, found.run)
 
 

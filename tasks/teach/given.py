@@ -7,6 +7,7 @@ Its folder holds a `spec.json` of a few keys (`GivenSpec`) beside `weights.safet
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import onnx
@@ -50,17 +51,23 @@ def read_given(folder: Path, kind: str, data: Schema) -> ModelSpec:
             f"{folder}: no given teacher in the snapshot; set teach.path and run "
             "`stillhouse run`, which copies it there"
         )
-    given = check(GivenSpec, read_json(folder / "spec.json"), where="teacher spec.json")
+    where = folder / "spec.json"
+    given = check(GivenSpec, read_json(where), where=str(where))
     if given.classes != data.classes:
         odd = sorted(set(given.classes) ^ set(data.classes))
         raise TeacherError(
-            f"teacher spec.json: its classes are not the data's in the same order "
+            f"{where}: its classes are not the data's in the same order "
             f"({', '.join(odd) or 'other order'}); give a teacher of these classes"
         )
     if given.shape != data.shape:
         raise TeacherError(
-            f"teacher spec.json: takes {given.shape}, the data is {data.shape}; "
-            "give a teacher of this shape"
+            f"{where}: takes {given.shape}, the data is {data.shape}; give a teacher of this shape"
+        )
+    weights = folder / (WEIGHTS if kind == "safetensors" else ONNX)
+    if not weights.is_file():
+        raise TeacherError(
+            f"{weights}: no such file, and teach.source is {kind}; put it there, or correct "
+            "teach.source"
         )
     try:
         spec = _torch(folder, given, data) if kind == "safetensors" else _onnx(folder, given, data)
@@ -73,7 +80,7 @@ def _torch(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
     """Safetensors of the residual family."""
     if given.architecture is None or given.normalisation is None:
         raise TeacherError(
-            "teacher spec.json: needs architecture and normalisation; for another "
+            f"{folder / 'spec.json'}: needs architecture and normalisation; for another "
             "architecture export it to ONNX and set teach.source: onnx"
         )
     path = folder / WEIGHTS
@@ -84,9 +91,16 @@ def _torch(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
+        first = shorten(str(error).splitlines()[1].strip(), 80, placeholder=" ...")
         raise TeacherError(
-            f"{path}: does not fit its architecture ({str(error).splitlines()[1].strip()})"
+            f"{path}: does not fit its architecture ({first}); correct `architecture` in spec.json"
         ) from None
+    said, held = given.normalisation, (float(net.mean), float(net.std))
+    if not np.allclose((said.mean, said.std), held, rtol=1e-3):
+        raise TeacherError(
+            f"{path}: normalises by mean {held[0]:g} and std {held[1]:g}, spec.json says "
+            f"{said.mean:g} and {said.std:g}; correct `normalisation` in spec.json"
+        )
     count = parameters(state)
     return ModelSpec(
         name="teacher",
@@ -113,14 +127,16 @@ def _onnx(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
         logits, _ = score(session, probe)
     except Exception as error:
         raise TeacherError(
-            f"{path}: cannot score float32 input of shape (N, {data.shape}) "
-            f"({str(error).splitlines()[0]})"
+            f"{path}: cannot score float32 input of shape (N, {', '.join(map(str, data.shape))}) "
+            f"({str(error).splitlines()[0]}); export it with that input and a free batch size"
         ) from None
     if logits.shape != (2, len(data.classes)):
         raise TeacherError(
             f"{path}: gives {logits.shape[1:]} outputs for {len(data.classes)} "
             "classes; its first output must be the logits"
         )
+    if not np.isfinite(logits).all():
+        raise TeacherError(f"{path}: answers a blank image with NaN; give a teacher that is sound")
     return ModelSpec(
         name="teacher",
         kind="onnx",
@@ -141,7 +157,9 @@ def _weights(model: onnx.ModelProto, path: Path) -> int:
     for tensor in tensors(model.graph):
         values = numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise TeacherError(f"{path}: weight '{tensor.name}' has NaN or infinite values")
+            raise TeacherError(
+                f"{path}: weight '{tensor.name}' has NaN or infinite values; give sound ones"
+            )
         count += values.size if values.dtype.kind == "f" or values.dtype.itemsize == 1 else 0
     if not count:
         raise TeacherError(f"{path}: holds no weights; a teacher that learned something has some")

@@ -54,7 +54,7 @@ def test_a_value_out_of_range_is_named_with_what_was_got(
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("distill.rungs.student.from", "asistant", "none of teacher, assistant, student"),
+        ("distill.rungs.student.from", "asistant", "name one of teacher, assistant, student"),
         ("distill.rungs.assistant.from", "student", "circle"),
         ("distill.ship", ["pupil"], "ship names 'pupil'"),
         ("distill.ship", ["student", "student"], "twice"),

@@ -76,6 +76,7 @@ def test_an_onnx_file_of_any_framework_may_teach(tmp_path: Path) -> None:
         ({"shape": [1, 5, 5]}, r"takes \(1, 5, 5\)"),
         ({"architecture": {"widths": [8]}}, "does not fit its architecture"),
         ({"architecture": None}, "needs architecture and normalisation"),
+        ({"normalisation": {"mean": 7.0, "std": 4.0}}, "normalises by mean 8 and std 4, spec.json"),
     ],
 )
 def test_a_spec_that_does_not_fit_is_one_line(

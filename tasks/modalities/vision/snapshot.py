@@ -51,11 +51,11 @@ def checked(images: Images, where: str) -> Images:
         at = int(bad.argmax())
         raise DataError(
             f"{where}: {images.origins[at]} has NaN or infinite pixels "
-            f"({int(bad.sum())} such images); mend or remove them"
+            f"({int(bad.sum())} in all); mend or remove them"
         )
     names, counts = np.unique(images.labels, return_counts=True)
     if len(names) < 2:
-        raise DataError(f"{where}: only one class ('{names[0]}'); a classifier needs two")
+        raise DataError(f"{where}: only one class ('{names[0]}'); add a second one")
     if counts.min() < MIN_PER_CLASS:
         rare = names[counts.argmin()]
         raise DataError(
