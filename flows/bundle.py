@@ -7,12 +7,13 @@ CPU, times, what was measured) are not. Nothing here writes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from tasks.core.errors import StillhouseError
 from tasks.core.files import digest, inside, read_json, sha256
@@ -29,14 +30,19 @@ KEPT = "stress/adversarial/kept.parquet"
 class Circumstances(Section):
     """Where, when and on what a subject was sealed. `lock` is the key of its MLflow run.
 
-    `dirty`: the working tree held changes, or there is no git to tell. `measured_again`: the
-    latencies on `cpu`, where the verdict's were measured on another one.
+    `dirty`: the working tree held `changes`, or there is no git to tell. `objects`: path -> MD5 in
+    DVC's cache of all data and results that the subject came from. `thresholds`: what `judge` and
+    `requirements` were when it was judged. `measured_again`: the latencies on `cpu`, where the
+    verdict's were measured on another one.
     """
 
     commit: str | None
     branch: str | None
     dirty: bool
+    changes: tuple[str, ...] = ()
     lock: str
+    objects: dict[str, str] = Field(default_factory=dict)
+    thresholds: dict[str, str] = Field(default_factory=dict)
     python: str
     packages: dict[str, str]
     cpu: dict[str, JsonValue]
@@ -58,6 +64,16 @@ class Shipped(BaseModel):
 
     sha256: str
     data: Schema
+
+
+def thresholds(params: Mapping[str, str]) -> dict[str, str]:
+    """Of flat parameters, those that decide; `judge.watts` only describes.
+
+    >>> thresholds({"judge.margin": "0.02", "judge.watts": "10", "teach.seed": "0"})
+    {'judge.margin': '0.02'}
+    """
+    deciding = ("judge.", "requirements.")
+    return {k: v for k, v in params.items() if k.startswith(deciding) and k != "judge.watts"}
 
 
 def read_manifest(bundle: Path) -> Manifest:

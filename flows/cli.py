@@ -16,8 +16,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows import ledger, lifecycle
 from flows.state import Checkout, adopt, find_checkout
-from tasks.core.errors import DataError, GateError, StillhouseError
+from tasks.core.errors import DataError, GateError, StillhouseError, of_system
 
 app = typer.Typer(
     name="stillhouse",
@@ -121,7 +122,8 @@ def verify(bundle: Bundle = None) -> None:
             raise DataError(f"{one or checkout.bundles}: no bundle here; run `stillhouse run`")
         problems = problems_of(one)
         for problem in problems:
-            print(f"error: {one}: {problem}", file=sys.stderr)
+            remedy = "do not use it; move it away, and `stillhouse run` seals again"
+            print(f"error: {one}: {problem}; {remedy}", file=sys.stderr)
         print(f"{one}: {'does not hold' if problems else 'whole, and as its manifest says'}")
         refused += bool(problems)
     raise typer.Exit(GateError.exit_code if refused else 0)
@@ -160,6 +162,11 @@ def _recovered() -> Checkout:
 
     for note in recover(checkout):
         print(note, file=sys.stderr)
+    if ledger.unsettled(checkout):
+        from flows.act import settle
+
+        for note in settle(checkout):
+            print(note, file=sys.stderr)
     return checkout
 
 
@@ -173,6 +180,9 @@ def _shipped(checkout: Checkout, student: str | None) -> list[str]:
     return [student] if student is not None else ship
 
 
+lifecycle.add(app, _recovered, _console)
+
+
 def main() -> None:
     """The entry point: every error becomes one line and the exit code that it means."""
     debug = "--debug" in sys.argv
@@ -182,14 +192,17 @@ def main() -> None:
     except typer.Exit as error:
         code = error.exit_code
     except typer.TyperException as error:
-        code = _failed(error.format_message(), 2, debug)
+        said = error.format_message().rstrip(".")
+        code = _failed(f"{said}; `stillhouse --help` shows what there is", 2, debug)
     except StillhouseError as error:
         code = _failed(str(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         code = _failed("interrupted", 130, debug)
     except Exception as error:
+        refusal = of_system(error) if isinstance(error, OSError) else None
         hint = "" if debug else "; --debug shows the trace"
-        code = _failed(f"{type(error).__name__}: {error}{hint}", 3, debug)
+        unforeseen = f"{type(error).__name__}: {error}{hint}"
+        code = _failed(refusal or unforeseen, 2 if refusal else 3, debug)
     sys.exit(code)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from flows import ledger
 from flows.recovery import missing_outs
 from flows.running import busy
 from flows.slots import cores
@@ -117,11 +118,20 @@ def _params(root: Path) -> Finding:
     return Finding("params", "every section is valid")
 
 
+def _ledger(checkout: Checkout) -> Finding:
+    try:
+        lines = ledger.read(checkout)
+    except StillhouseError as error:
+        return Finding("ledger", str(error), "put a copy of it back")
+    return Finding("ledger", f"{len(lines)} lines, whole" if lines else "nothing promoted yet")
+
+
 def _state(checkout: Checkout) -> Iterator[Finding]:
     root = checkout.root
     dvc = (root / ".dvc" / "config").is_file()
     yield Finding("dvc", "initialised" if dvc else "no .dvc", "" if dvc else "git checkout .dvc")
     yield Finding("state", str(checkout.state))
+    yield _ledger(checkout)
     holder = busy(checkout)
     yield Finding("run", f"{holder} works here" if holder else "none at work")
     raw = (root / "data" / "raw").is_dir()

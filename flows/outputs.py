@@ -19,12 +19,14 @@ from typing import Any
 
 import yaml
 
+from flows.recovery import SAFE_LOADER
 from tasks.core.errors import DataError
 from tasks.core.files import digest, read_json
 
 Entries = dict[str, dict[str, Any]]
 
 READABLE = {".json", ".jsonl", ".md", ".png", ".svg"}  # reports, cards, plots: no data, no weights
+RAW = "data/raw"  # the input of the DAG, tracked beside it
 LARGEST = 2**20  # bytes of an artefact worth showing
 
 
@@ -44,7 +46,7 @@ def read_lock(root: Path) -> Entries:
     """The entries of `dvc.lock`, by stage name; a missing or torn file is a `DataError`."""
     path = root / "dvc.lock"
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_bytes(), SAFE_LOADER)  # noqa: S506
         return {str(name): dict(entry) for name, entry in content["stages"].items()}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run `stillhouse run` or `dvc repro`") from None
@@ -55,6 +57,19 @@ def read_lock(root: Path) -> Entries:
 def lock_key(entries: Entries) -> str:
     """The key of a whole run: the digest of every lock entry."""
     return digest(entries)
+
+
+def lock_objects(entries: Entries) -> dict[str, str]:
+    """Path -> MD5 of everything in DVC's cache that the lock names: outs of stages, and raw data.
+
+    >>> out = {"path": "data/a.parquet", "md5": "0a"}
+    >>> raw = {"path": "data/raw", "md5": "0b.dir"}
+    >>> lock_objects({"ingest": {"deps": [raw, {"path": "tasks", "md5": "0c"}], "outs": [out]}})
+    {'data/a.parquet': '0a', 'data/raw': '0b.dir'}
+    """
+    outs = [out for entry in entries.values() for out in entry.get("outs", [])]
+    raw = [d for e in entries.values() for d in e.get("deps", []) if d["path"] == RAW]
+    return {str(o["path"]): str(o["md5"]) for o in sorted([*outs, *raw], key=lambda o: o["path"])}
 
 
 def history_path(stage: str) -> PurePosixPath | None:

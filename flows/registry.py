@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.bundle import Manifest, read_manifest, read_shipped, verify
+from flows.bundle import MANIFEST, Manifest, read_manifest, read_shipped, verify
 from flows.state import Checkout
 from flows.store import Store, opened, project_name
 from tasks.core.errors import DataError
-from tasks.core.files import read_json
+from tasks.core.files import digest, read_json
 from tasks.core.tables import Schema
-from tasks.judge.verdict import Verdict, read_verdict
+from tasks.judge.verdict import read_verdict
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
     from numpy.typing import NDArray
 
 ALIAS = "candidate"  # of the student that ships, or of the first that does
 SUBJECT = "stillhouse.subject"
+ALIAS_TAG = "stillhouse.alias"  # the first alias of a student: which line of models it continues
+COMMIT, DIRTY = "stillhouse.commit", "stillhouse.dirty"
+THRESHOLDS = "stillhouse.thresholds"  # digest of the parameters that decided
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime")  # by a consumer that loads through MLflow
 
 
@@ -51,17 +55,37 @@ def register(checkout: Checkout, student: str, bundle: Path, run_id: str) -> int
         return None
     with opened(checkout) as store:
         name = f"{project_name(checkout)}-candidates"
-        found = store.client.search_model_versions(
-            f"name = '{name}' and tags.`{SUBJECT}` = '{manifest.subject.digest}'"
-        )
-        number = (
-            int(found[0].version)
-            if found
-            else _add(store, name, bundle, _tags(student, bundle, verdict, manifest), run_id)
-        )
-        for alias in aliases(student, checkout.shipped):
+        own = aliases(student, checkout.shipped)
+        tags = bundle_tags(student, bundle, manifest) | {ALIAS_TAG: own[0]}
+        found = versions_of(store, name, manifest.subject.digest)
+        number = int(found[0].version) if found else add(store, name, bundle, tags, run_id)
+        if found:
+            _bring_up_to_date(store, found[0], bundle, tags)
+        for alias in own:
             store.client.set_registered_model_alias(name, alias, str(number))
     return number
+
+
+def versions_of(store: Store, name: str, subject: str) -> list[ModelVersion]:
+    """The versions of a registered model that hold a subject, by its digest."""
+    asked = f"name = '{name}' and tags.`{SUBJECT}` = '{subject}'"
+    return list(store.client.search_model_versions(asked))
+
+
+def _bring_up_to_date(
+    store: Store, version: ModelVersion, bundle: Path, tags: dict[str, str]
+) -> None:
+    """What may change for one subject: its place among the students, and the manifest, as
+    `flows/seal.py` says."""
+    changed = {ALIAS_TAG: tags[ALIAS_TAG]}
+    other = version.tags.get(THRESHOLDS) != tags[THRESHOLDS]
+    if tags[DIRTY] == "false" and (version.tags.get(DIRTY) == "true" or other):
+        place = version.tags["stillhouse.bundle"]
+        store.client.log_artifact(version.run_id, str(bundle / MANIFEST), place)
+        changed |= {key: tags[key] for key in (COMMIT, DIRTY, THRESHOLDS)}
+    for key, value in changed.items():
+        if version.tags.get(key) != value:
+            store.client.set_model_version_tag(version.name, version.version, key, value)
 
 
 def aliases(student: str, shipped: Sequence[str]) -> tuple[str, ...]:
@@ -84,22 +108,24 @@ def _vetoed(manifest: Manifest) -> bool:
     return again is not None and not all(gate.passed for gate in again.gates)
 
 
-def _tags(student: str, bundle: Path, verdict: Verdict, manifest: Manifest) -> dict[str, str]:
+def bundle_tags(student: str, bundle: Path, manifest: Manifest) -> dict[str, str]:
     """The digests by which a version is found, approved and traced."""
     data = read_json(bundle / "data.json")
+    verdict = read_verdict(bundle / "verdict.json")
     return {
         SUBJECT: manifest.subject.digest,
         "stillhouse.student": student,
         "stillhouse.model_sha256": verdict.student.sha256,
         "stillhouse.teacher_sha256": verdict.teacher.sha256,
         "stillhouse.data": str(data["fingerprint"]["digest"]),
-        "stillhouse.commit": manifest.circumstances.commit or "none",
-        "stillhouse.dirty": str(manifest.circumstances.dirty).lower(),
+        COMMIT: manifest.circumstances.commit or "none",
+        THRESHOLDS: digest(manifest.circumstances.thresholds),
+        DIRTY: str(manifest.circumstances.dirty).lower(),
         "stillhouse.bundle": f"bundles/{bundle.name}",
     }
 
 
-def _add(store: Store, name: str, bundle: Path, tags: dict[str, str], run_id: str) -> int:
+def add(store: Store, name: str, bundle: Path, tags: dict[str, str], run_id: str) -> int:
     """Log the bundle and the model, then create the version: it never points at half of either."""
     from mlflow.exceptions import MlflowException
 

@@ -1,7 +1,8 @@
 """Seal a judged student: its evidence, copied whole, with the circumstances that made it.
 
-A bundle is named after its subject. Sealing the same subject again keeps the first manifest.
-Nothing here changes the evidence or decides about it.
+A bundle is named after its subject. Sealing the same subject again keeps the first manifest, unless
+a clean tree explains now what was sealed from a changed one, or the same bytes were judged by other
+thresholds since. Nothing here changes the evidence or decides about it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.bundle import MANIFEST, Circumstances, Manifest, read_manifest, verify
-from flows.outputs import lock_key, read_lock
+from flows import repository
+from flows.bundle import MANIFEST, Circumstances, Manifest, read_manifest, thresholds, verify
+from flows.outputs import Entries, flat_params, lock_key, lock_objects, read_lock
+from flows.repository import Tree, tree
 from flows.state import Checkout
 from tasks.core.cost import cpu
 from tasks.core.errors import DataError
@@ -47,19 +50,25 @@ PACKAGES = (
     "torch",
 )  # what can change a result; constraints.txt, at the commit, names the rest
 
+LISTED = 20  # changed files that a manifest names
 
-def seal(checkout: Checkout, student: str) -> Path:
+
+def seal(checkout: Checkout, student: str, begun: Tree | None = None) -> Path:
     """Copy `evidence/STUDENT/` and a manifest to `.stillhouse/bundles/STUDENT-<digest12>/`.
 
-    The bundle is complete or absent. A `DataError` says what the evidence lacks.
+    `begun`: the working tree when the run began; if it has changed since, no commit explains what
+    was made. The bundle is complete or absent. A `DataError` says what the evidence lacks.
     """
     evidence = checkout.root / "evidence" / student
     path = evidence / SUBJECT
     subject = check(Subject, read_json(path), where=str(path))
     bundle = checkout.bundles / f"{student}-{subject.digest[:12]}"
-    if not bundle.exists():
+    if bundle.exists():
+        _refuse(bundle, verify(bundle), "move it away and seal again")
+        _seal_again(checkout, student, bundle, begun)
+    else:
         checkout.bundles.mkdir(parents=True, exist_ok=True)
-        manifest = Manifest(subject=subject, circumstances=_circumstances(checkout, student))
+        manifest = Manifest(subject=subject, circumstances=_circumstances(checkout, student, begun))
         with tempfile.TemporaryDirectory(dir=checkout.bundles, prefix=".sealing-") as scratch:
             made = Path(scratch) / bundle.name
             shutil.copytree(evidence, made)
@@ -73,6 +82,17 @@ def seal(checkout: Checkout, student: str) -> Path:
                     raise
     _refuse(bundle, verify(bundle), "move it away and seal again")
     return bundle
+
+
+def _seal_again(checkout: Checkout, student: str, bundle: Path, begun: Tree | None) -> None:
+    """A new manifest, where a clean tree explains what was sealed from a changed one, or where the
+    same bytes were judged by other thresholds since."""
+    former = read_manifest(bundle)
+    now = _circumstances(checkout, student, begun)
+    other = former.circumstances.thresholds != now.thresholds
+    if not now.dirty and (former.circumstances.dirty or other):
+        again = Manifest(subject=former.subject, circumstances=now)
+        write_json(bundle / MANIFEST, again.model_dump(mode="json"))
 
 
 def latest(checkout: Checkout, student: str) -> Path | None:
@@ -91,16 +111,23 @@ def _refuse(place: Path, problems: list[str], remedy: str) -> None:
         raise DataError(f"{place}: {'; '.join(problems[:3])}; {remedy}")
 
 
-def _circumstances(checkout: Checkout, student: str) -> Circumstances:
+def _circumstances(checkout: Checkout, student: str, begun: Tree | None) -> Circumstances:
     """What is true here and now and need not be elsewhere."""
     verdict = read_verdict(checkout.root / "reports" / student / "verdict.json")
     measured, here = verdict.measured, cpu()
     elsewhere = measured is not None and measured.cpu != here
+    now, entries = tree(checkout.root), read_lock(checkout.root)
+    changed = now.changes
+    if begun is not None and begun != now:
+        changed = ("the working tree, while the run was at work", *(changed or ()))
     return Circumstances(
-        commit=_git(checkout.root, "rev-parse", "HEAD"),
-        branch=_git(checkout.root, "branch", "--show-current"),
-        dirty=_git(checkout.root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock") != "",
-        lock=lock_key(read_lock(checkout.root)),
+        commit=now.commit,
+        branch=repository.branch(checkout.root),
+        dirty=changed != (),
+        changes=(changed or ())[:LISTED],
+        lock=lock_key(entries),
+        objects=lock_objects(entries),
+        thresholds=_thresholds(entries, student),
         python=platform.python_version(),
         packages={name: version(name) for name in PACKAGES},
         cpu=here,
@@ -110,13 +137,10 @@ def _circumstances(checkout: Checkout, student: str) -> Circumstances:
     )
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git answers; None where there is no git, no repository or no commit."""
-    program = shutil.which("git")
-    if program is None:
-        return None
-    asked = subprocess.run([program, *arguments], cwd=root, capture_output=True, text=True)
-    return asked.stdout.strip() if asked.returncode == 0 else None
+def _thresholds(entries: Entries, student: str) -> dict[str, str]:
+    """The parameters that decided: what `judge` and `requirements` were when the judge ran."""
+    used = flat_params(entries.get(f"judge@{student}", {}))
+    return thresholds(used)
 
 
 def _measure_again(checkout: Checkout, student: str) -> Measured:

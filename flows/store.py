@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 
+from flows.database import TrackingError as TrackingError
+from flows.database import examine
 from flows.state import Checkout, adopt, one_line
-from tasks.core.errors import ParamsError, StillhouseError
+from tasks.core.errors import ParamsError
 from tasks.core.params import read
 
 if TYPE_CHECKING:
@@ -32,12 +34,7 @@ T = TypeVar("T")
 
 # An absent server must not hold up a run for the minutes that MLflow would wait by itself.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-
-
-class TrackingError(StillhouseError):
-    """MLflow does not answer, or its database is not one."""
-
-    exit_code = 3
+SILENCE = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # bundles are small
 
 
 KIND = "stillhouse.kind"  # run | stage | live
@@ -92,7 +89,7 @@ def opened(checkout: Checkout) -> Iterator[Store]:
     """The store, for one writer at a time on this machine; failures become a `TrackingError`."""
     if os.environ.get("MLFLOW_TRACKING_URI") != checkout.tracking_uri:
         adopt(checkout)
-    os.environ.update(PATIENCE)
+    os.environ.update(PATIENCE | SILENCE)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -100,14 +97,16 @@ def opened(checkout: Checkout) -> Iterator[Store]:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
         with _alone(checkout):
+            if checkout.database is not None:
+                examine(checkout.database)
             client = MlflowClient(checkout.tracking_uri, checkout.tracking_uri)
             yield Store(client, _experiment(client, checkout))
     except (MlflowException, SQLAlchemyError) as error:
-        remedy = (
-            "start it, or mend stillhouse.toml"
-            if checkout.servers.mlflow
-            else "move that file away; the next run rebuilds it"
-        )
+        remedy = "run it again; `mlflow ui` shows what is there"
+        if checkout.servers.mlflow:
+            remedy = "start it, or mend stillhouse.toml"
+        elif isinstance(error, SQLAlchemyError):
+            remedy = "move that file away; the next run rebuilds it"
         raise TrackingError(
             f"{checkout.tracking_uri}: {shorten(one_line(error), 160)}; {remedy}"
         ) from error

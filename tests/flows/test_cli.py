@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flows.running import hold, write_record
+from flows.show import headline
 from tasks.judge.verdict import Verdict, as_json
 
 
@@ -146,6 +147,14 @@ def verdict(passed: bool) -> dict[str, Any]:
         "latency_ms": {"teacher": 2.0, "float_student": 0.5, "student": 0.25},
         "cpu_seconds": {},
         "gates": [gate | {"name": "latency", "passed": True}],
+        "costs": {
+            "steps": [],
+            "below_teacher": {"name": "below", "cpu_seconds": 41.2, "watt_hours": 0.1144},
+            "per_1000_predictions": {},
+            "break_even": {"predictions": 98123, "why": "paid back after about 98,000 predictions"},
+            "elsewhere": [],
+            "method": "by hand",
+        },
     }
     content = {
         "approved": passed,
@@ -186,8 +195,27 @@ def test_show_prints_the_chain_the_verdict_and_what_to_type(tiny: Any) -> None:
     for cell in ("95.0 [93.0, 97.0]", "1,000", "0.01 M", "4,000", "0.25"):
         assert cell in shipped
     assert "approved: student passed all 2 gates" in done.stdout
-    assert "less evidence/student/card.md  # the model card" in done.stdout
+    assert (
+        "training cost: 41 CPU-seconds (0.11 Wh) below the teacher, paid back after about 98,000 "
+        "predictions\n" in done.stdout
+    )
+    assert "less reports/student/card.md  # the model card" in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+
+
+def test_the_headline_knows_a_verdict_without_costs_and_costs_without_a_sum() -> None:
+    content = verdict(passed=True)
+    content["measured"]["costs"]["below_teacher"] = {
+        "name": "below",
+        "cpu_seconds": None,
+        "watt_hours": None,
+    }
+    unknown = list(headline(Verdict.model_validate(content)))
+    del content["measured"]["costs"]
+    former = list(headline(Verdict.model_validate(content)))
+
+    assert "training cost: unknown below the teacher; a stage noted no CPU-seconds" in unknown
+    assert not [line for line in former if "training cost" in line]
 
 
 def test_show_gives_the_sentence_of_every_gate_that_refused(tiny: Any) -> None:

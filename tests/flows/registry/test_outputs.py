@@ -33,7 +33,11 @@ def test_neither_data_nor_weights_are_artefacts(trees: Any) -> None:
         for path in read_outputs(trees.root, stage, entry).artefacts  # type: ignore[union-attr]
     }
 
-    assert {"reports/student/stress/adversarial/plot.png", "evidence/student/card.md"} < shown
+    assert {
+        "reports/student/stress/adversarial/plot.png",
+        "reports/student/card.md",
+        "evidence/student/card.md",
+    } < shown
     assert not [name for name in shown if name.endswith((".parquet", ".safetensors", ".onnx"))]
 
 

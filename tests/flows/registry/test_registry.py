@@ -14,7 +14,7 @@ from flows.seal import seal
 from flows.store import opened
 from flows.tracking import project
 from tasks.core.errors import DataError
-from tasks.core.files import read_json, sha256, tree_sha256, write_json
+from tasks.core.files import digest, read_json, sha256, tree_sha256, write_json
 from tasks.core.reports import at_most
 from tasks.core.tables import Schema
 
@@ -57,6 +57,8 @@ def test_an_approved_student_becomes_the_candidate_with_its_digests(
         "stillhouse.commit": manifest.circumstances.commit or "none",
         "stillhouse.dirty": str(manifest.circumstances.dirty).lower(),
         "stillhouse.bundle": f"bundles/{bundle.name}",
+        "stillhouse.alias": "candidate",
+        "stillhouse.thresholds": digest(manifest.circumstances.thresholds),
     }
 
 
@@ -122,16 +124,15 @@ def test_another_student_is_another_version_and_the_last_approved_is_the_candida
 @pytest.mark.parametrize(
     ("ship", "held", "missing"),
     [
-        ("[student]", {"candidate"}, "candidate-student"),
-        ("[student, other]", {"candidate", "candidate-student"}, "candidate-other"),
-        ("[other, student]", {"candidate-student"}, "candidate"),
+        (["student"], {"candidate"}, "candidate-student"),
+        (["student", "other"], {"candidate", "candidate-student"}, "candidate-other"),
+        (["other", "student"], {"candidate-student"}, "candidate"),
     ],
 )
 def test_students_that_ship_together_do_not_take_each_others_alias(
-    trees: Any, run_id: str, ship: str, held: set[str], missing: str
+    trees: Any, run_id: str, ship: list[str], held: set[str], missing: str
 ) -> None:
-    with (trees.root / "params.yaml").open("a") as file:
-        file.write(f"distill: {{ship: {ship}}}\n")
+    trees.set_params(distill={"ship": ship})
 
     register(trees.checkout, "student", seal(trees.checkout, "student"), run_id)
 

@@ -267,7 +267,7 @@ def no_images(bundle: Path) -> None:
     ("tamper", "said"),
     [
         (no_json, r"manifest.json: not valid JSON"),
-        (other_format, r"manifest.json.format: Input should be 'stillhouse/manifest/1'"),
+        (other_format, r"manifest.json: format: must be 'stillhouse/manifest/1'"),
         (lambda b: (b / "manifest.json").unlink(), r"manifest.json: no such file"),
         (lambda b: (b / "card.md").unlink(), r"card.md: missing"),
         (lambda b: (b / "subject.json").unlink(), r"subject.json: missing"),

@@ -76,7 +76,7 @@ def test_the_parent_tells_runs_apart_by_verdict_and_parameters(trees: Any) -> No
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["student.approved"] == 1
     assert parent.data.metrics["student.compression"] == 10
-    assert parent.data.params["judge.margin"] == "0.02"
+    assert parent.data.params["judge.margin"] == "0.05"
 
 
 def test_artefacts_lie_in_the_state_of_the_checkout_wherever_one_stands(
