@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def recover(checkout: Checkout) -> list[str]:
-    """Mend the checkout, unless a run is alive in it; returns what was mended, in words."""
+    """Mend the checkout and what it started, unless a run is alive there; says what was mended."""
+    notes = _mended(checkout)
+    if checkout.root == checkout.home:  # then a schedule, its firing and workspaces in turn
+        started = (checkout.state / name for name in ("schedule", "firing"))
+        for folder in (*started, *sorted((checkout.home / "runs").glob("*"))):
+            place = replace(checkout, root=folder)
+            notes += _mended(place) if records(place) else []
+    return notes
+
+
+def _mended(checkout: Checkout) -> list[str]:
     if busy(checkout):
         return []
     try:
@@ -179,12 +190,12 @@ def missing_outs(root: Path) -> list[str]:
 
 def restore(root: Path, outs: Iterable[str]) -> list[str]:
     """Check `outs` out of DVC's cache; returns those that came back."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
     wanted = {str((root / out).resolve().parent / Path(out).name): out for out in outs}
     if not wanted:
         return []
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
     try:
         with Repo(str(root), _wait_for_lock=True) as repo:
             known = {out.fs_path for out in repo.index.outs if out.hash_info}
@@ -204,7 +215,7 @@ def set_aside(checkout: Checkout, stage: str, outs: Iterable[str]) -> Path | Non
         if (checkout.root / out).exists():
             target = folder / out
             target.parent.mkdir(parents=True, exist_ok=True)
-            (checkout.root / out).rename(target)
+            shutil.move(checkout.root / out, target)  # `data` may lie on a disk of its own
     return folder if folder.is_dir() else None
 
 

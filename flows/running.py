@@ -92,9 +92,13 @@ def end(processes: list[psutil.Process]) -> None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """The process works still; one that waits to be reaped by its parent does not."""
+    """The process works still; one that waits to be reaped by its parent does not.
+
+    While threads of a killed one are still ending, so do its locks.
+    """
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        dead = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return bool(process.is_running() and not dead)
     except psutil.Error:
         return False
 
