@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,18 @@ from rich.console import Console
 
 from flows import registry, seal, tracking
 from flows.acquire import acquire
+from flows.act import put_back
+from flows.cache import in_use
 from flows.dag import Stage, read_graph
+from flows.database import examine
 from flows.display import Display, display
 from flows.freshness import check_teacher
 from flows.recovery import mend
+from flows.repository import Tree, tree
 from flows.retrain import Results, retrain
 from flows.runner import Outcome, Runner
 from flows.running import hold
+from flows.runs import Story, recorded
 from flows.server import Standby
 from flows.show import show
 from flows.state import Checkout, Interrupted, adopt
@@ -40,16 +45,24 @@ def run(checkout: Checkout, console: Console) -> int:
     Raises the error of the step that failed, if that was not a stage.
     """
     adopt(checkout)
-    with hold(checkout), Standby(checkout) as prefect:
-        runner = Runner(checkout)
+    with (
+        hold(checkout),
+        in_use(checkout),
+        recorded(checkout) as story,
+        Standby(checkout) as prefect,
+    ):
+        runner, begun = Runner(checkout), tree(checkout.root)
         with display(console) as shown, stoppable(runner):
             for note in mend(checkout):
                 shown.note(note)
             if not (checkout.root / "dvc.lock").is_file():
                 prefect.begin()  # nothing has ever run here, so something will now
-            job = Job(checkout, _checked(checkout), runner, prefect, shown)
+            if checkout.database is not None:
+                examine(checkout.database)
+            job = Job(checkout, _checked(checkout), runner, prefect, shown, story, begun)
             results = in_thread(job.work, runner)
-        return report(console, job, results)
+        story.exit_code = report(console, job, results)
+        return story.exit_code
 
 
 def _checked(checkout: Checkout) -> Params:
@@ -68,6 +81,8 @@ class Job:
     runner: Runner
     prefect: Standby
     shown: Display
+    story: Story = field(default_factory=Story)
+    begun: Tree | None = None
 
     def work(self) -> Results:
         """Data, stages, tracking, seal, registry."""
@@ -128,15 +143,20 @@ class Job:
                     self.check_teacher()
                 for student in students:
                     self.publish(student, run_id, results)
+            with step(results, "champion"):
+                for note in put_back(self.checkout):
+                    self.shown.note(note)
 
     def publish(self, student: str, run_id: str, results: Results) -> None:
         """Seal a judged student, and register it if it is approved."""
         with step(results, f"seal@{student}"):
-            bundle = seal.seal(self.checkout, student)
+            bundle = seal.seal(self.checkout, student, self.begun)
+            self.story.tell(student, bundle=bundle.name)
             self.shown.note(f"sealed: {bundle.name}")
             with step(results, f"register@{student}"):
                 version = registry.register(self.checkout, student, bundle, run_id)
                 if version is not None:
+                    self.story.tell(student, version=version)
                     self.shown.note(f"registered: {student}, version {version}")
 
     def judged(self, results: Results) -> list[str]:
@@ -150,10 +170,14 @@ def report(console: Console, job: Job, results: Results) -> int:
     refused = 0
     for student in job.judged(results):
         with step(results, f"show@{student}"):
-            if not show(console, job.checkout, student).approved:
+            verdict = show(console, job.checkout, student)
+            gates = tuple(gate.name for gate in verdict.failed)
+            job.story.tell(student, approved=verdict.approved, refused_by=gates)
+            if not verdict.approved:
                 refused = GateError.exit_code
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     for stage, error in results.failed.items():
+        job.story.failures[stage] = str(error)
         errors.print(f"error: {stage}: {error}", markup=False)
     return max(refused, results.exit_code)
 

@@ -53,7 +53,7 @@ def test_tracking_that_fails_is_reported_beside_the_stages(
     first, second = capsys.readouterr().err.splitlines()
     assert code == 3
     assert first == "error: left: too bitter"
-    assert second.startswith("error: tracking: sqlite:///")
+    assert second.startswith(f"error: tracking: {tiny.checkout.database}: file is not a database")
 
 
 def test_a_student_without_evidence_is_reported_beside_the_stages(
