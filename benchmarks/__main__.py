@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.table import results, show, write
 from tasks.core.files import write_text
 
-BENCHMARKS = ("main",)
+BENCHMARKS = ("main", "whole")
 
 
 def main(names: list[str]) -> int:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
+from benchmarks.clone import call, clone, seconds
 from benchmarks.table import Row, row
 from tasks.core.files import sha256
 
-ROOT = Path(__file__).parents[1]
 MODEL = Path("ship/student/model.onnx")
 VERDICT = Path("reports/student/verdict.json")
 
@@ -50,9 +48,6 @@ class Watch:
                     continue
 
 
-REFUSED = 1  # a gate said no: an answer, not a failure
-
-
 def _named(words: list[str]) -> str:
     """A command without its interpreter and without folders.
 
@@ -60,29 +55,6 @@ def _named(words: list[str]) -> str:
     'stillhouse run'
     """
     return " ".join(Path(word).name for word in words[1:4])
-
-
-def seconds(command: list[str], folder: Path) -> float:
-    """Wall time of a command; a crash or bad input is shown and ends the benchmark."""
-    return timed(command, folder)[0]
-
-
-def timed(command: list[str], folder: Path) -> tuple[float, str]:
-    """Wall time of a command, and what it said."""
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, REFUSED):
-        raise RuntimeError(
-            f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-3000:]}"
-            f"\n{done.stderr[-3000:]}"
-        )
-    return time.perf_counter() - start, done.stdout
-
-
-def clone(into: Path) -> Path:
-    """A fresh clone of the current commit."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(into)], check=True)
-    return into
 
 
 def median(call: Callable[[], float], runs: int = 5) -> float:
@@ -131,7 +103,7 @@ def _rows(first: Path, second: Path) -> list[Row]:
     print("bench-main: one parameter of quantize changed", flush=True)
     params = first / "params.yaml"
     params.write_text(params.read_text().replace("method: percentile", "method: minmax"))
-    _, said = timed([*stillhouse, "run"], first)
+    said = call([*stillhouse, "run"], first).stdout
     only = began(said) == {"quantize", "stress", "judge"}
     student, teacher = report["student"], report["teacher"]
     latency = report["measured"]["latency_ms"]

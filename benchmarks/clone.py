@@ -1,0 +1,82 @@
+"""Clones to measure in: made, shrunk, committed, and asked for what they say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+STILLHOUSE = [sys.executable, "-m", "flows.cli"]
+WORDS = ["--by", "Bench", "--reason", "a measurement"]
+REFUSED = 1  # a gate said no: an answer, not a failure
+
+SMALL: dict[str, Any] = {  # seconds of training instead of a minute, and margins to match
+    "teach": {"training": {"epochs": 8}, "views": {"count": 4}},
+    "distill": {
+        "rungs": {
+            "assistant": {"training": {"epochs": 8}},
+            "student": {"training": {"epochs": 20}},
+        }
+    },
+    "quantize": {"schemes": ["float32", "static"]},
+    "stress": {"rows": 64, "adversarial": {"steps": 5, "queries": 50, "margin": 0.3}},
+    "judge": {"bootstrap": 100, "margin": 0.1, "macro_f1_margin": 0.1, "class_margin": 0.5},
+    "requirements": {"teacher_accuracy": 0.9, "accuracy": 0.8, "latency_ms": 50.0},
+}
+
+
+def clone(into: Path) -> Path:
+    """A fresh clone of the current commit, with somebody who commits in it."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(into)], check=True)
+    for key, value in {"user.name": "Bench", "user.email": "bench@localhost"}.items():
+        subprocess.run(["git", "config", key, value], cwd=into, check=True)
+    return into
+
+
+def small(folder: Path, *edits: dict[str, Any]) -> None:
+    """Merge `edits` into `params.yaml`."""
+    yaml = YAML()
+    content = yaml.load(folder / "params.yaml")
+    for edit in edits:
+        _merge(content, edit)
+    yaml.dump(content, folder / "params.yaml")
+
+
+def _merge(into: Any, edit: dict[str, Any]) -> None:
+    for key, value in edit.items():
+        if isinstance(value, dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit what changed in tracked files."""
+    subprocess.run(["git", "commit", "--quiet", "-a", "-m", message], cwd=folder, check=True)
+
+
+def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; a crash or bad input is shown and ends the benchmark."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, REFUSED):
+        said = f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}\n{said}")
+    return done
+
+
+def seconds(command: list[str], folder: Path) -> float:
+    """Wall time of a command."""
+    start = time.perf_counter()
+    call(command, folder)
+    return time.perf_counter() - start
+
+
+def act(folder: Path, *words: str) -> None:
+    """A promotion or a rollback that must succeed."""
+    if call([*STILLHOUSE, *words, *WORDS], folder).returncode:
+        raise RuntimeError(f"{' '.join(words)} was refused")
