@@ -30,6 +30,7 @@ def copy_tree(into: Path) -> Path:
         if (ROOT / name).is_file() and name != "dvc.lock":  # a clone in which nothing has run
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, into / name)
+    shutil.copyfile(ROOT / "presets/digits.yaml", into / "params.yaml")  # whatever a user edits
     for arguments in (
         ["init", "-q", "-b", "main"],
         ["add", "-A"],

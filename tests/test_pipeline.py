@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from flows.dag import read_graph
 from tasks.core.tables import read_fingerprint, read_split
@@ -185,81 +184,6 @@ def test_dvc_answers_about_metrics_params_and_plots(
     assert "temperature" in command(folder, "dvc", "params", "diff").stdout
     page = command(folder, "dvc", "plots", "show").stdout
     assert "index.html" in page
-
-
-QUICK = {
-    "teach.architecture.widths": "[8, 16]",
-    "teach.training": "{epochs: 6, batch: 16, learning_rate: 0.01}",
-    "distill.rungs.assistant.architecture.widths": "[6, 8]",
-    "distill.rungs.assistant.training": "{epochs: 6, batch: 16, learning_rate: 0.01}",
-    "distill.rungs.student.architecture.widths": "[4, 6]",
-    "distill.rungs.student.training": "{epochs: 6, batch: 16, learning_rate: 0.02}",
-    "quantize.qat.epochs": "1",
-    "quantize.qat.batch": "16",
-    "stress.rows": "16",
-}
-
-
-def test_a_folder_of_images_goes_through_the_whole_dag_in_a_workspace(
-    clone: Callable[[], Path], tmp_path: Path, command: Command
-) -> None:
-    draw = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("light", 110)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(120):
-            pixels = draw.integers(low, low + 146, (12, 10, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i:03}.png")
-    folder = clone()
-    values = {"name": "photos", "data.path": str(tmp_path / "photos"), **QUICK}
-    sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-
-    done = command(folder, "stillhouse", "run", "--preset", "images", *sets, check=False)
-
-    workspaces = list((folder / "runs").iterdir())
-    assert len(workspaces) == 1, done.stdout + done.stderr
-    found = verdict(workspaces[0])
-    # 60 test rows prove little: the answer may be no, but every figure and gate is there.
-    assert done.returncode == (0 if found["approved"] else 1), done.stdout + done.stderr
-    spec = json.loads((workspaces[0] / "ship/student/spec.json").read_text())
-    assert spec["data"]["shape"] == [3, 12, 10]
-    assert spec["data"]["classes"] == ["dark", "light"]
-    assert not (folder / "ship").exists(), "the checkout is left as it was"
-    assert git(folder, "status", "--porcelain") == ""
-
-
-def test_an_onnx_file_of_any_framework_can_teach_a_rung(
-    pipeline: Path, tmp_path: Path, command: Command
-) -> None:
-    folder = copied(pipeline, tmp_path)
-    given = folder / "given"
-    given.mkdir()
-    shutil.copy(folder / "ship/student/float.onnx", given / "model.onnx")
-    classes = [str(digit) for digit in range(10)]
-    (given / "spec.json").write_text(json.dumps({"classes": classes, "shape": [1, 8, 8]}))
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["teach"] |= {"source": "onnx", "path": "given"}
-    params["distill"]["rungs"]["assistant"]["architecture"]["widths"] = [6, 8]
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    command(
-        folder,
-        "python",
-        "-c",
-        "from pathlib import Path; from tasks.modalities.vision.acquire import take; "
-        "take('digits', None, Path('given'), Path('data/raw'))",
-    )
-
-    command(folder, "dvc", "repro", "distill@assistant")
-
-    report = json.loads((folder / "models/assistant/report.json").read_text())
-    assert report["lineage"][0]["flops"] is None, "a black box does not say"
-    assert 6000 < report["lineage"][0]["parameters"] < 6964, "BatchNorm is folded into weights"
-    assert report["val_accuracy"]["value"] > 0.9
-
-
-def git(folder: Path, *words: str) -> str:
-    return subprocess.run(
-        ["git", *words], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout
 
 
 def test_the_digits_preset_is_the_default() -> None:
