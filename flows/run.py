@@ -170,7 +170,7 @@ def report(console: Console, job: Job, results: Results) -> int:
     refused = 0
     for student in job.judged(results):
         with step(results, f"show@{student}"):
-            verdict = show(console, job.checkout, student)
+            verdict = show(console, job.checkout, student, job.story.version(student))
             gates = tuple(gate.name for gate in verdict.failed)
             job.story.tell(student, approved=verdict.approved, refused_by=gates)
             if not verdict.approved:

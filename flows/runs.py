@@ -84,6 +84,10 @@ class Story:
     students: dict[str, Student] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
+    def version(self, student: str) -> int | None:
+        """Of the candidates, if `student` is one of them."""
+        return self.students[student].version if student in self.students else None
+
     def tell(self, student: str, **what: object) -> None:
         """Add to what is known of a student."""
         known = self.students.get(student, Student())

@@ -37,8 +37,11 @@ def last_verdict(checkout: Checkout, student: str) -> Verdict:
     return read_verdict(path)
 
 
-def show(console: Console, checkout: Checkout, student: str) -> Verdict:
-    """Print table, headline, verdict, failed gates and next commands."""
+def show(console: Console, checkout: Checkout, student: str, version: int | None = None) -> Verdict:
+    """Print table, headline, verdict, failed gates and next commands.
+
+    `version`: of the candidates, where it was just registered.
+    """
     verdict = last_verdict(checkout, student)
     console.print(chain_table(verdict, stressed(checkout, verdict)))
     for line in headline(verdict):
@@ -52,7 +55,7 @@ def show(console: Console, checkout: Checkout, student: str) -> Verdict:
     for gate in verdict.failed:
         _plain(console, f"  {gate.name}: {gate.why}")
     _plain(console, "next:")
-    for command, purpose in next_commands(checkout, student, verdict):
+    for command, purpose in next_commands(checkout, student, verdict, version):
         _plain(console, f"  {command}  # {purpose}")
     return verdict
 
@@ -144,13 +147,17 @@ def _conditions(checkout: Checkout, verdict: Verdict, family: str) -> Iterator[C
         yield from conditions(report)
 
 
-def next_commands(checkout: Checkout, student: str, verdict: Verdict) -> Iterator[tuple[str, str]]:
+def next_commands(
+    checkout: Checkout, student: str, verdict: Verdict, version: int | None = None
+) -> Iterator[tuple[str, str]]:
     """What to type next, and what for."""
     card = checkout.root / "reports" / student / "card.md"
     yield f"less {short(card)}", "the model card"
     bundle = latest(checkout, student)
     if bundle is not None:
         yield f"{program('stillhouse')} verify {short(bundle)}", "the sealed evidence is whole"
+    if version is not None:
+        yield f"{program('stillhouse')} promote {version}", "make it the champion"
     if not verdict.approved:
         trial = f"{program('stillhouse')} run --set section.key=value"
         yield trial, "try another choice, in a workspace"
