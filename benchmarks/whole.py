@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import kills, weeks
-from benchmarks.clone import ROOT, STILLHOUSE, WORDS, act, clone, commit, seconds, small
+from benchmarks.clone import ROOT, STILLHOUSE, WORDS, act, call, clone, commit, seconds, small
 from benchmarks.table import Row, row
 
 COMMAND = "make bench-whole"
@@ -64,11 +64,11 @@ def promotion(base: Path) -> list[Row]:
     """The time of a promotion over a champion and of a rollback, on digits as it comes."""
     print("bench-whole: promote and rollback", flush=True)
     folder = clone(base / "promotion")
-    seconds([*STILLHOUSE, "run"], folder)
+    call([*STILLHOUSE, "run"], folder)
+    act(folder, "promote", "1")
     small(folder, {"requirements": {"bytes": 32768}})
     commit(folder, "Ask for less")
-    seconds([*STILLHOUSE, "run"], folder)
-    act(folder, "promote", "1")
+    call([*STILLHOUSE, "run"], folder)
     up, down = [], []
     for _ in range(5):
         up.append(seconds([*STILLHOUSE, "promote", "2", *WORDS], folder))
