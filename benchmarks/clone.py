@@ -15,18 +15,24 @@ STILLHOUSE = [sys.executable, "-m", "flows.cli"]
 WORDS = ["--by", "Bench", "--reason", "a measurement"]
 REFUSED = 1  # a gate said no: an answer, not a failure
 
-SMALL: dict[str, Any] = {  # seconds of training instead of a minute, and margins to match
-    "teach": {"training": {"epochs": 8}, "views": {"count": 4}},
+SMALL: dict[str, Any] = {  # seconds of training instead of a minute, and gates to match
+    "teach": {"training": {"epochs": 6}, "views": {"count": 2}},
     "distill": {
         "rungs": {
-            "assistant": {"training": {"epochs": 8}},
-            "student": {"training": {"epochs": 20}},
+            "assistant": {"training": {"epochs": 4}},
+            "student": {"training": {"epochs": 12}},
         }
     },
     "quantize": {"schemes": ["float32", "static"]},
-    "stress": {"rows": 64, "adversarial": {"steps": 5, "queries": 50, "margin": 0.3}},
-    "judge": {"bootstrap": 100, "margin": 0.1, "macro_f1_margin": 0.1, "class_margin": 0.5},
-    "requirements": {"teacher_accuracy": 0.9, "accuracy": 0.8, "latency_ms": 50.0},
+    "stress": {
+        "rows": 64,
+        "adversarial": {"steps": 5, "queries": 50, "margin": 0.5},
+        "corruptions": {"severities": 1, "margin": 0.5},
+        "fidelity": {"agreement": 0.5},
+        "calibration": {"ece": 0.5},
+    },
+    "judge": {"bootstrap": 100, "margin": 0.2, "macro_f1_margin": 0.3, "class_margin": 0.9},
+    "requirements": {"teacher_accuracy": 0.8, "accuracy": 0.6, "latency_ms": 50.0},
 }
 
 

@@ -40,6 +40,8 @@ def rows(base: Path) -> list[Row]:
     small(folder, SMALL)
     commit(folder, "Shrink")
     whole = seconds([*STILLHOUSE, "run"], folder)
+    if _versions(folder, "digits-candidates") != 1:
+        raise RuntimeError("the shrunk student is not approved, so nothing can be told")
     print(f"bench-whole: {KILLS} kills of a run of {whole:.0f} s", flush=True)
     right = sum(_killed_run(folder, instant) for instant in _instants(whole, seed=0))
     act(folder, "promote", "1")
