@@ -37,7 +37,6 @@ def bad_input() -> list[Row]:
             "-m",
             "pytest",
             "tests/bad_input",
-            "-q",
             "-k",
             "test_bad_input_is_one_line",
         ],
