@@ -91,16 +91,18 @@ def results() -> str:
     parts = [
         "# Results",
         "",
-        "Made by `python -m benchmarks results` from `benchmarks/results/`; never typed.",
+        "Made by `python -m benchmarks results` from `benchmarks/results/`.",
         "",
     ]
     for path in sorted(RESULTS.glob("*.json")):
-        rows = read_json(path)["rows"]
+        content = read_json(path)
+        rows = content["rows"]
         cpus = ", ".join(sorted({r["cpu"] for r in rows}))
         parts += [
             f"## {path.stem}",
             "",
             f"`make bench-{path.stem}`, on {cpus}.",
+            *(["", content["note"]] if "note" in content else []),  # of a run in parts
             "",
             "| What | Value | Bar | Met | Runs | Command |",
             "|---|---|---|---|---|---|",
