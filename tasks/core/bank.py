@@ -6,7 +6,6 @@ which rows and views. A bank of another model, data or views is refused by name.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from tasks.core.errors import DataError, TeacherError
 from tasks.core.files import read_json, sha256, write_bytes, write_json
 from tasks.core.params import Section, check
 from tasks.core.progress import tracked
-from tasks.core.tables import Table
+from tasks.core.rows import Rows, View
+from tasks.core.signal import Outputs
 
 LOGITS = "logits.safetensors"
 
@@ -45,56 +45,49 @@ class Bank:
     info: BankInfo
     logits: Tensor
 
-    def signal(self, index: Tensor, view: int) -> Tensor:
-        """Float32 logits (len(index), classes) of rows `index` under `view`."""
-        return self.logits[view % len(self.logits), index].float()
-
-
-def rows_digest(table: Table) -> str:
-    """SHA-256 over a table's row ids, in order."""
-    return hashlib.sha256("\n".join(table.rows.tolist()).encode()).hexdigest()
+    def signal(self, _: Tensor, index: Tensor, view: int) -> tuple[Outputs, ...]:
+        """What the model said of rows `index` under `view`, in float32."""
+        return (Outputs(self.logits[view % len(self.logits), index].float()),)
 
 
 def write_bank(
     folder: Path,
-    table: Table,
+    rows: Rows,
     model: str,
     views: dict[str, int | bool],
-    viewed: Callable[[NDArray[np.generic], NDArray[np.str_], int], NDArray[np.generic]],
+    view: View,
     score: Callable[[NDArray[np.generic]], NDArray[np.float32]],
     batch: int = 1024,
 ) -> BankInfo:
-    """Score every view of every row of `table` and store the logits.
+    """Score every view of every row and store the logits.
 
-    `viewed(images, rows, k)` gives view k of raw images; `score` gives the model's logits.
+    `view(images, index, k)` gives view k of raw images; `score` gives the model's logits.
     """
     count = int(views["count"])
     blocks = []
     for k in tracked(range(count), "bank view"):
-        parts = [
-            score(viewed(table.images[i : i + batch], table.rows[i : i + batch], k))
-            for i in range(0, len(table), batch)
-        ]
+        parts = []
+        for i in range(0, len(rows), batch):
+            index = np.arange(i, min(i + batch, len(rows)))
+            parts.append(score(view(rows.images[i : i + batch].float(), index, k).numpy()))
         blocks.append(np.concatenate(parts).astype(np.float16))
     logits = torch.from_numpy(np.stack(blocks))
     if not bool(torch.isfinite(logits).all()):
         raise TeacherError(f"{folder}: the model gives logits that are not finite; retrain it")
     write_bytes(folder / LOGITS, save({"logits": logits}))
-    info = BankInfo(
-        model=model, rows=rows_digest(table), views=views, sha256=sha256(folder / LOGITS)
-    )
+    info = BankInfo(model=model, rows=rows.digest, views=views, sha256=sha256(folder / LOGITS))
     write_json(folder / "bank.json", info.model_dump(mode="json"))
     return info
 
 
-def read_bank(folder: Path, table: Table, model: str, views: dict[str, int | bool]) -> Bank:
+def read_bank(folder: Path, rows: Rows, model: str, views: dict[str, int | bool]) -> Bank:
     """Open a bank; a `DataError` says which of model, rows, views or bytes does not match."""
     path = folder / "bank.json"
     info = check(BankInfo, read_json(path), where=str(path))
     remedy = f"run the stage that writes {folder}"
     if info.model != model:
         raise DataError(f"{folder}: a bank of another model ({info.model[:12]}); {remedy}")
-    if info.rows != rows_digest(table):
+    if info.rows != rows.digest:
         raise DataError(f"{folder}: a bank of other training rows; {remedy}")
     if info.views != views:
         raise DataError(f"{folder}: a bank of other views {info.views}, not {views}; {remedy}")

@@ -7,15 +7,17 @@ from torch.nn import functional as F
 
 
 def kd(logits: Tensor, signal: Tensor, temperature: float) -> Tensor:
-    """KL(signal ‖ logits), both (N, classes) softened by `temperature`, times temperature².
+    """KL(signal ‖ logits) of each row (N,), both (N, classes) softened by `temperature`, times
+    temperature².
 
-    The mean is over rows, never over classes (which would silently divide by their number), and
+    It is summed over classes, never averaged (which would silently divide by their number), and
     T² keeps the gradient's size comparable across temperatures.
 
     >>> import torch
-    >>> float(kd(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 3.0]]), 4.0))
-    0.0
+    >>> kd(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 3.0]]), 4.0).tolist()
+    [0.0]
     """
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(signal / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True)
+    return divergence.sum(1) * temperature**2

@@ -31,6 +31,7 @@ class Architecture(Section):
     family: Literal["residual"] = "residual"
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
     blocks: int = Field(default=1, ge=1, le=8)
+    stride: Literal[1, 2] = 1  # of the stem: at 2 every layer sees a quarter of the pixels
 
 
 class Normalisation(Section):

@@ -79,7 +79,8 @@ def write_table(path: Path, table: Table) -> None:
         "pixels": pixels,
     }
     with whole(path) as scratch:
-        pq.write_table(pa.table(columns), scratch, compression="zstd")
+        # Groups of rows, so that a reader can stream them.
+        pq.write_table(pa.table(columns), scratch, compression="zstd", row_group_size=8192)
 
 
 def read_table(path: Path, schema: Schema) -> Table:
@@ -113,14 +114,16 @@ def read_split(split: str, schema: Schema, folder: Path = DATA) -> Table:
 def read_train(schema: Schema, folder: Path = DATA) -> Table:
     """The training rows that validation did not set aside."""
     table = read_split("train", schema, folder)
-    aside = read_quarantine(folder / "quarantine.parquet")
-    index = np.array(
-        [p for s, p in zip(aside["split"], aside["position"], strict=True) if s == "train"],
-        dtype=np.int64,
-    )
     keep = np.ones(len(table), dtype=bool)
-    keep[index] = False
+    keep[list(set_aside(folder / "quarantine.parquet", "train"))] = False
     return table.take(keep)
+
+
+def set_aside(path: Path, split: str) -> set[int]:
+    """Positions in the table of `split` that the quarantine at `path` lists."""
+    aside = read_quarantine(path)
+    found = zip(aside["split"], aside["position"], strict=True)
+    return {position for name, position in found if name == split and isinstance(position, int)}
 
 
 QUARANTINE = pa.schema(

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from tasks.core.errors import DataError, StillhouseError
 from tasks.core.params import Section
+from tasks.core.rows import Rows, View
 from tasks.core.seeds import derived
+from tasks.core.signal import Batch, Loss, Signal, Student
 
 
 class Training(Section):
@@ -31,27 +30,6 @@ class Training(Section):
     learning_rate: float = Field(gt=0)  # peak of the one-cycle schedule
     weight_decay: float = Field(default=5e-4, ge=0)  # decoupled (AdamW)
     seed: int = Field(default=0, ge=0)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a loss sees. `signal`: the teacher's logits (N, classes) for these views, or None."""
-
-    labels: Tensor
-    signal: Tensor | None
-
-
-Loss = Callable[[Tensor, Batch], Tensor]
-Views = Callable[[Tensor, NDArray[np.int64], int], Tensor]
-Signal = Callable[[Tensor, int], Tensor]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Training rows as tensors: raw images (N, C, H, W) and labels (N,)."""
-
-    images: Tensor
-    labels: Tensor
 
 
 class TrainingError(StillhouseError):
@@ -65,7 +43,7 @@ def train(
     rows: Rows,
     loss: Loss,
     training: Training,
-    view: Views,
+    view: View,
     signal: Signal | None,
     validate: Callable[[], float],
     history: Path,
@@ -73,9 +51,9 @@ def train(
 ) -> None:
     """Train `net` in place; one JSON line per epoch goes to `history` as it happens.
 
-    `view(images, index, k)` gives view k of rows `index`; `signal(index, k)` the teacher's logits
-    for it; `validate()` the accuracy on validation rows. Epoch e shows view e to every row, so a
-    bank of K views is used in K epochs.
+    `view(images, index, k)` gives view k of rows `index`; `signal(images, index, k)` what the
+    models above say of it; `validate()` the accuracy on validation rows. Epoch e shows view e to
+    every row, so a bank of K views is used in K epochs.
     """
     count = len(rows.labels)
     if training.batch > count:
@@ -106,8 +84,9 @@ def train(
             total = 0.0
             for index in _batches(count, training.batch, derived(training.seed, "order", epoch)):
                 images = view(rows.images[index].float(), index.numpy(), epoch)
-                batch = Batch(rows.labels[index], signal(index, epoch) if signal else None)
-                value = loss(net(images), batch)
+                above = signal(images, index, epoch) if signal else ()
+                batch = Batch(images, rows.labels[index], above)
+                value = loss(Student(net(images), forward=net), batch)
                 number = float(value.detach())
                 if not math.isfinite(number):
                     raise TrainingError(
@@ -119,6 +98,7 @@ def train(
                 optimiser.step()
                 schedule.step()
                 total += number
+            rows.release()
             accuracy = validate()
             line = {
                 "epoch": epoch + 1,

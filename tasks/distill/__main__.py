@@ -28,16 +28,17 @@ from tasks.core.models import (
 )
 from tasks.core.params import check, read, section
 from tasks.core.reports import RungReport
+from tasks.core.rows import Rows, read_rows
 from tasks.core.seeds import derived, deterministic
 from tasks.core.stage import main
-from tasks.core.tables import Table, read_fingerprint, read_split, read_train
+from tasks.core.tables import read_fingerprint, read_split
 from tasks.core.trainer import train
 from tasks.distill.losses import weighted
 from tasks.distill.params import Rung
 from tasks.distill.report import check_ratio, report
 from tasks.modalities.vision.networks import build, flops
 from tasks.modalities.vision.scorers import load_scorer, network_scorer
-from tasks.modalities.vision.training import tensors, validator, viewed, viewer
+from tasks.modalities.vision.training import validator, viewer
 from tasks.modalities.vision.views import Views
 
 
@@ -58,7 +59,7 @@ def run(arguments: list[str]) -> None:
             rows,
             read_spec(folder).sha256,
             views.model_dump(),
-            viewed(views),
+            viewer(rows, views),
             load_scorer(folder),
         )
     write_json(
@@ -66,7 +67,7 @@ def run(arguments: list[str]) -> None:
     )
 
 
-def _distilled(name: str, rung: Rung, views: Views) -> Table:
+def _distilled(name: str, rung: Rung, views: Views) -> Rows:
     """Train and write the rung's weights, spec, history and report; returns the rows it saw."""
     fingerprint = read_fingerprint()
     data = fingerprint.data
@@ -78,12 +79,12 @@ def _distilled(name: str, rung: Rung, views: Views) -> Table:
     count = parameters(net.state_dict())
     check_ratio(teacher, name, count)
     loss = weighted(rung)
-    rows, val = read_train(data), read_split("val", data)
+    rows, val = read_rows(data), read_split("val", data)
     bank = read_bank(above / "bank", rows, teacher.sha256, views.model_dump())
 
     train(
         net,
-        tensors(rows),
+        rows,
         loss,
         rung.training,
         viewer(rows, views),

@@ -13,6 +13,7 @@ from tasks.core.files import write_json
 from tasks.core.metrics import fit_temperature
 from tasks.core.models import MODELS, ModelSpec, finite, read_spec
 from tasks.core.params import read, section
+from tasks.core.rows import Rows, read_rows
 from tasks.core.seeds import deterministic
 from tasks.core.session import open_session, score
 from tasks.core.stage import main
@@ -43,12 +44,14 @@ def run(arguments: list[str]) -> None:
     data = read_fingerprint().data
     source = MODELS / name
     spec, net = _student(source, data)
-    train, val = read_train(data), read_split("val", data)
+    train, rows, val = read_train(data), read_rows(data), read_split("val", data)
     temperature = fit_temperature(network_scorer(net)(val.images), val.labels)
-    bank = _bank(train, views) if "qat" in params.schemes else None
+    bank = _bank(rows, views) if "qat" in params.schemes else None
     with replaced(SHIP / name) as folder:
         with cpu_seconds() as spent:
-            files = build(folded(net), data, train, val, bank, views, params, temperature, folder)
+            files = build(
+                folded(net), data, train, rows, val, bank, views, params, temperature, folder
+            )
             latencies = {scheme: _latency(content, val) for scheme, content in files.items()}
             candidates = _measured(files, val, {s: t["p50"] for s, t in latencies.items()})
             choice = choose(candidates, params.accuracy_drop, budget)
@@ -91,10 +94,10 @@ def _student(folder: Path, data: Schema) -> tuple[ModelSpec, ResidualNetwork]:
     return spec, net
 
 
-def _bank(train: Table, views: Views) -> Bank:
+def _bank(rows: Rows, views: Views) -> Bank:
     """The teacher's bank, checked against today's teacher, rows and views."""
     teacher = MODELS / "teacher"
-    return read_bank(teacher / "bank", train, read_spec(teacher).sha256, views.model_dump())
+    return read_bank(teacher / "bank", rows, read_spec(teacher).sha256, views.model_dump())
 
 
 def _latency(content: bytes, val: Table) -> dict[str, float]:

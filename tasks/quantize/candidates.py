@@ -7,10 +7,11 @@ from pathlib import Path
 import onnx
 
 from tasks.core.bank import Bank
+from tasks.core.rows import Rows
 from tasks.core.tables import Schema, Table
 from tasks.core.trainer import train as fit
 from tasks.modalities.vision.networks import ResidualNetwork
-from tasks.modalities.vision.training import tensors, validator, viewer
+from tasks.modalities.vision.training import validator, viewer
 from tasks.modalities.vision.views import Views
 from tasks.quantize.contract import shipped
 from tasks.quantize.dynamic import dynamic
@@ -25,6 +26,7 @@ def build(
     net: ResidualNetwork,
     data: Schema,
     train: Table,
+    rows: Rows,
     val: Table,
     bank: Bank | None,
     views: Views,
@@ -44,14 +46,14 @@ def build(
         if "static" in params.schemes:
             graphs["static"] = calibrated
         if bank is not None and "qat" in params.schemes:
-            graphs["qat"] = _tuned(calibrated, floats, train, val, bank, views, params, folder)
+            graphs["qat"] = _tuned(calibrated, floats, rows, val, bank, views, params, folder)
     return {scheme: shipped(graph, data, temperature) for scheme, graph in graphs.items()}
 
 
 def _tuned(
     calibrated: onnx.ModelProto,
     floats: onnx.ModelProto,
-    train: Table,
+    rows: Rows,
     val: Table,
     bank: Bank,
     views: Views,
@@ -62,10 +64,10 @@ def _tuned(
     net = QuantizationAware(calibrated, floats)
     fit(
         net,
-        tensors(train),
+        rows,
         guided(params.temperature, params.alpha),
         params.qat,
-        viewer(train, views),
+        viewer(rows, views),
         bank.signal,
         validator(net, val),
         folder / "history.jsonl",

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tasks.core.errors import DataError
 from tasks.core.kd import kd
 from tasks.core.operators import along, fake_quantize, straight_through
-from tasks.core.trainer import Batch, Loss
+from tasks.core.rows import UNLABELLED
+from tasks.core.signal import Batch, Loss, Student
 from tasks.core.twin import Twin, tensor
 from tasks.quantize.static import LEVELS
 
@@ -115,10 +116,10 @@ class QuantizationAware(nn.Module):
 def guided(temperature: float, alpha: float) -> Loss:
     """`alpha` parts of the teacher's soft labels and the rest of cross-entropy."""
 
-    def loss(logits: Tensor, batch: Batch) -> Tensor:
-        assert batch.signal is not None  # noqa: S101 - the bank always gives one
-        hard = nn.functional.cross_entropy(logits, batch.labels)
-        return alpha * kd(logits, batch.signal, temperature) + (1 - alpha) * hard
+    def loss(student: Student, batch: Batch) -> Tensor:
+        hard = nn.functional.cross_entropy(student.logits, batch.labels, ignore_index=UNLABELLED)
+        soft = kd(student.logits, batch.teacher.logits, temperature).mean()
+        return alpha * soft + (1 - alpha) * hard
 
     return loss
 

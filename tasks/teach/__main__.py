@@ -22,13 +22,15 @@ from tasks.core.models import (
     write_weights,
 )
 from tasks.core.params import read, section
+from tasks.core.rows import Rows, read_rows
 from tasks.core.seeds import derived, deterministic
+from tasks.core.signal import Batch, Student
 from tasks.core.stage import main
-from tasks.core.tables import DATA, Fingerprint, Table, read_fingerprint, read_split, read_train
-from tasks.core.trainer import Batch, train
+from tasks.core.tables import DATA, Fingerprint, read_fingerprint, read_split
+from tasks.core.trainer import train
 from tasks.modalities.vision.networks import build, flops
 from tasks.modalities.vision.scorers import load_scorer
-from tasks.modalities.vision.training import tensors, validator, viewed, viewer
+from tasks.modalities.vision.training import validator, viewer
 from tasks.teach.given import read_given
 from tasks.teach.params import TeachParams
 
@@ -40,7 +42,7 @@ def run(_: list[str]) -> None:
     params = section("teach", TeachParams)
     deterministic(params.training.seed, threads=int(read()["threads"]))
     fingerprint = read_fingerprint()
-    rows = read_train(fingerprint.data)
+    rows = read_rows(fingerprint.data)
     with cpu_seconds() as training:
         spec = _taught(params, fingerprint, rows)
     with cpu_seconds() as banking:
@@ -49,7 +51,7 @@ def run(_: list[str]) -> None:
             rows,
             spec.sha256,
             params.views.model_dump(),
-            viewed(params.views),
+            viewer(rows, params.views),
             load_scorer(FOLDER, torch.get_num_threads()),
         )
     write_json(
@@ -58,7 +60,7 @@ def run(_: list[str]) -> None:
     )
 
 
-def _taught(params: TeachParams, fingerprint: Fingerprint, rows: Table) -> ModelSpec:
+def _taught(params: TeachParams, fingerprint: Fingerprint, rows: Rows) -> ModelSpec:
     """The teacher's weights and spec, trained here or copied from the snapshot."""
     if params.source == "train":
         return _trained(params, fingerprint, rows)
@@ -70,19 +72,19 @@ def _taught(params: TeachParams, fingerprint: Fingerprint, rows: Table) -> Model
     return spec
 
 
-def _trained(params: TeachParams, fingerprint: Fingerprint, rows: Table) -> ModelSpec:
+def _trained(params: TeachParams, fingerprint: Fingerprint, rows: Rows) -> ModelSpec:
     """A residual network trained on labels with smoothing."""
     data = fingerprint.data
     norm = Normalisation(mean=fingerprint.mean, std=fingerprint.std)
     torch.manual_seed(derived(params.training.seed, "teacher"))
     net = build(params.architecture, data, norm)
 
-    def loss(logits: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(logits, batch.labels, label_smoothing=params.label_smoothing)
+    def loss(student: Student, batch: Batch) -> Tensor:
+        return F.cross_entropy(student.logits, batch.labels, label_smoothing=params.label_smoothing)
 
     train(
         net,
-        tensors(rows),
+        rows,
         loss,
         params.training,
         viewer(rows, params.views),

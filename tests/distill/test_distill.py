@@ -5,8 +5,8 @@ from torch.nn import functional as F
 from tasks.core.errors import GateError, ParamsError
 from tasks.core.models import ModelSpec
 from tasks.core.params import check
+from tasks.core.signal import Batch, Outputs, Student
 from tasks.core.tables import Schema
-from tasks.core.trainer import Batch
 from tasks.distill.losses import weighted
 from tasks.distill.params import Rung
 from tasks.distill.report import check_ratio, report
@@ -42,11 +42,12 @@ def spec(name: str, parameters: int) -> ModelSpec:
 
 def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     torch.manual_seed(0)
-    logits = torch.randn(8, 3)
-    batch = Batch(torch.randint(0, 3, (8,)), torch.randn(8, 3))
-    both = weighted(rung(kd=0.9, cross_entropy=0.1))(logits, batch)
-    soft = weighted(rung(kd=1.0))(logits, batch)
-    hard = F.cross_entropy(logits, batch.labels)
+    student = Student(torch.randn(8, 3))
+    labels = torch.randint(0, 3, (8,))
+    batch = Batch(torch.zeros(8, 1, 4, 4), labels, (Outputs(torch.randn(8, 3)),))
+    both = weighted(rung(kd=0.9, cross_entropy=0.1))(student, batch)
+    soft = weighted(rung(kd=1.0))(student, batch)
+    hard = F.cross_entropy(student.logits, labels)
     assert float(both) == pytest.approx(0.9 * float(soft) + 0.1 * float(hard), rel=1e-5)
 
 

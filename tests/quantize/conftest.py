@@ -29,10 +29,11 @@ from tasks.core.models import (
     write_spec,
     write_weights,
 )
+from tasks.core.rows import in_memory
 from tasks.core.tables import QUARANTINE, Fingerprint, Schema, Split, Table, write_table
 from tasks.modalities.vision.networks import ResidualNetwork, build, flops, folded
 from tasks.modalities.vision.scorers import network_scorer
-from tasks.modalities.vision.training import viewed
+from tasks.modalities.vision.training import viewer
 from tasks.modalities.vision.views import Views
 from tasks.quantize.export import export
 
@@ -145,9 +146,10 @@ def project(
         )  # fmt: skip
         write_spec(folder, spec)
     teacher = source / "models/teacher"
+    rows = in_memory(train_rows)
     write_bank(
-        teacher / "bank", train_rows, sha256(teacher / WEIGHTS), VIEWS.model_dump(),
-        viewed(VIEWS), network_scorer(student),
+        teacher / "bank", rows, sha256(teacher / WEIGHTS), VIEWS.model_dump(),
+        viewer(rows, VIEWS), network_scorer(student),
     )  # fmt: skip
     (source / "params.yaml").write_text(yaml.safe_dump(PARAMS))
 

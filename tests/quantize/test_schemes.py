@@ -13,12 +13,14 @@ import torch
 from onnx import helper, numpy_helper
 
 from tasks.core.errors import DataError
+from tasks.core.rows import in_memory
 from tasks.core.session import open_session, score
+from tasks.core.signal import Batch, Outputs, Student
 from tasks.core.tables import Table
-from tasks.core.trainer import Batch, Training, train
+from tasks.core.trainer import Training, train
 from tasks.core.twin import Twin
 from tasks.modalities.vision.scorers import network_scorer
-from tasks.modalities.vision.training import tensors, validator, viewer
+from tasks.modalities.vision.training import validator, viewer
 from tasks.modalities.vision.views import Views
 from tasks.quantize.params import Calibration
 from tasks.quantize.prepare import prepare
@@ -131,9 +133,10 @@ def trained(
     net = QuantizationAware(calibrated, floats)
     signal = torch.from_numpy(6 * np.eye(3, dtype=np.float32)[(train_rows.labels + 1) % 3])
     train(
-        net, tensors(train_rows), guided(4.0, 1.0),
+        net, in_memory(train_rows), guided(4.0, 1.0),
         Training(epochs=12, batch=32, learning_rate=0.02, weight_decay=0.0),
-        viewer(train_rows, Views(count=1, shift=0)), lambda index, _: signal[index],
+        viewer(in_memory(train_rows), Views(count=1, shift=0)),
+        lambda _, index, __: (Outputs(signal[index]),),
         validator(net, val_rows), tmp_path_factory.mktemp("qat") / "history.jsonl", "qat",
     )  # fmt: skip
     return net
@@ -188,13 +191,13 @@ def test_the_file_learned_what_the_bank_said(
 
 
 def test_alpha_weighs_soft_against_hard_labels() -> None:
-    logits, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([1])
-    batch = Batch(labels, torch.tensor([[2.0, 0.0]]))
-    hard = float(torch.nn.functional.cross_entropy(logits, labels))
+    student, labels = Student(torch.tensor([[2.0, 0.0]])), torch.tensor([1])
+    batch = Batch(torch.zeros(1, 1, 8, 8), labels, (student,))
+    hard = float(torch.nn.functional.cross_entropy(student.logits, labels))
 
-    assert float(guided(4.0, 1.0)(logits, batch)) == pytest.approx(0.0, abs=1e-6)
-    assert float(guided(4.0, 0.0)(logits, batch)) == pytest.approx(hard)
-    assert float(guided(4.0, 0.75)(logits, batch)) == pytest.approx(0.25 * hard)
+    assert float(guided(4.0, 1.0)(student, batch)) == pytest.approx(0.0, abs=1e-6)
+    assert float(guided(4.0, 0.0)(student, batch)) == pytest.approx(hard)
+    assert float(guided(4.0, 0.75)(student, batch)) == pytest.approx(0.25 * hard)
 
 
 def test_a_weight_without_a_float_master_is_named(calibrated: onnx.ModelProto) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.core.trainer import Batch
+from tasks.core.rows import UNLABELLED
+from tasks.core.signal import Batch, Student
 from tasks.distill.params import Rung
 
 
-def loss(logits: Tensor, batch: Batch, _: Rung) -> Tensor:
-    """Mean cross-entropy in nats."""
-    return F.cross_entropy(logits, batch.labels)
+def loss(student: Student, batch: Batch, _: Rung) -> Tensor:
+    """Mean cross-entropy in nats; a row without a label says nothing."""
+    each = F.cross_entropy(student.logits, batch.labels, reduction="none", ignore_index=UNLABELLED)
+    return batch.mean(each)

@@ -1,4 +1,4 @@
-"""Training rows for torch: images and labels as tensors, and their fixed views.
+"""Training rows for vision: their fixed views, and validation while a network trains.
 
 What teach, distill and quantize share, so that a bank's view and a student's view are one function.
 """
@@ -7,42 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from tasks.core.metrics import accuracy
+from tasks.core.rows import Rows, View
 from tasks.core.tables import Table
-from tasks.core.trainer import Rows
 from tasks.modalities.vision.scorers import network_scorer
-from tasks.modalities.vision.views import Views, apply, row_keys
+from tasks.modalities.vision.views import Views, apply
 
 
-def tensors(table: Table) -> Rows:
-    """A table's images and labels as tensors that share its memory."""
-    return Rows(
-        torch.from_numpy(np.ascontiguousarray(table.images)), torch.from_numpy(table.labels)
-    )
-
-
-def viewer(table: Table, views: Views) -> Callable[[Tensor, NDArray[np.int64], int], Tensor]:
-    """`view(images, index, k)` for the trainer: view k of rows `index` of `table`."""
-    keys = row_keys(table.rows)
-    return lambda images, index, k: apply(images, keys[index], k, views)
-
-
-def viewed(
-    views: Views,
-) -> Callable[[NDArray[np.generic], NDArray[np.str_], int], NDArray[np.generic]]:
-    """`viewed(images, rows, k)` for the bank: the same views, from row ids, in NumPy."""
-
-    def view(images: NDArray[np.generic], rows: NDArray[np.str_], k: int) -> NDArray[np.generic]:
-        tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
-        out: NDArray[np.generic] = apply(tensor, row_keys(rows), k, views).numpy()
-        return out
-
-    return view
+def viewer(rows: Rows, views: Views) -> View:
+    """`view(images, index, k)` for trainer and bank: view k of rows `index`."""
+    return lambda images, index, k: apply(images, rows.keys[index], k, views)
 
 
 def validator(net: nn.Module, val: Table) -> Callable[[], float]:

@@ -27,11 +27,6 @@ class Views(Section):
     flip: bool = False
 
 
-def row_keys(rows: NDArray[np.str_]) -> NDArray[np.uint64]:
-    """The first 64 bits of each row's SHA-256: what a view is drawn from."""
-    return np.array([int(row[:16], 16) for row in rows], dtype=np.uint64)
-
-
 def apply(images: Tensor, keys: NDArray[np.uint64], k: int, views: Views) -> Tensor:
     """View `k` of each image. `images`: (N, C, H, W); `keys`: (N,). Same dtype and shape out."""
     k %= views.count  # the bank holds one cycle
