@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from flows.dag import opened
 from flows.freshness import date
 from flows.state import Checkout
+from flows.warm_start import former
 from tasks.core.errors import DataError
 from tasks.core.params import read
 
 if TYPE_CHECKING:
     from flows.params import Params
     from tasks.core.tables import Schema
-    from tasks.modalities.vision.acquire import Fits
+    from tasks.modalities.vision.teachers import Given
+    from tasks.teach.params import TeachParams
 
 RAW = "data/raw"
 
@@ -28,30 +30,48 @@ def acquire(checkout: Checkout, params: Params) -> None:
     """Write `data/raw` from `data.source` (and `teach.path`) and `dvc add` it if it changed.
 
     Paths in `params.yaml` are relative to the checkout, in a workspace to the one that made it.
-    Nothing is replaced unless DVC can track it, the data can be learned from and a given teacher
-    can teach them.
+    Nothing is replaced unless DVC can track it, the data can be learned from, a given teacher can
+    teach them and a student can start from the former weights that `distill.warm_start` names.
     """
     from tasks.modalities.vision.acquire import take
 
     read(checkout.root / "dvc.yaml")
     known = tracked(checkout.root)
-    source, given = _located(checkout, params.data.path), _located(checkout, params.teach.path)
-    changed = take(params.data.source, source, given, checkout.root / RAW, _fits(params))
+    source, given = _located(checkout, params.data.path), _given(checkout, params.teach)
+    changed = take(
+        params.data.source,
+        source,
+        given,
+        checkout.root / RAW,
+        _fits,
+        params.data.classes,
+        _located(checkout, params.data.transfer),
+        former(checkout, params),
+    )
     if changed or not known:
         track(checkout)
 
 
-def _fits(params: Params) -> Fits:
+def _given(checkout: Checkout, teach: TeachParams) -> list[Given]:
+    """The teacher that is given, or the members of an ensemble; none where one is trained."""
+    from tasks.modalities.vision.teachers import Given
+
+    if teach.source == "train" or teach.source == "ensemble":
+        return [
+            Given(member.source, checkout.home / member.path, f"members/{number}")
+            for number, member in enumerate(teach.members)
+        ]
+    assert teach.path is not None  # noqa: S101 - the `teach` section holds that
+    return [Given(teach.source, checkout.home / teach.path)]
+
+
+def _fits(given: Given, data: Schema) -> None:
     """Whether a given teacher can teach the data: what the stage would find only after others."""
+    from tasks.teach.given import read_given
 
-    def fits(folder: Path, data: Schema) -> None:
-        from tasks.teach.given import read_given
-
-        spec = read_given(folder, params.teach.source, data)
-        if spec.created:
-            date(spec.created, f"{folder / 'spec.json'}: created")
-
-    return fits
+    spec = read_given(given.path, given.source, data)
+    if spec.created:
+        date(spec.created, f"{given.path / 'spec.json'}: created")
 
 
 def _located(checkout: Checkout, path: PurePath | None) -> Path | None:

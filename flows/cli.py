@@ -68,6 +68,26 @@ def _in_workspace(checkout: Checkout, preset: str | None, assignments: list[str]
 
 
 @app.command()
+def plan(
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the rungs of `plan: auto` into params.yaml.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="Of each chain that is compared.")] = 5,
+) -> None:
+    """Compare chains to the student at equal compute, or propose rungs for a budget."""
+    checkout = _recovered()
+    if write:
+        from flows.plan import write_plan
+
+        for said in write_plan(checkout):
+            print(said)
+        return
+    from flows.comparison import compare, show_plan
+
+    show_plan(_console(), compare(checkout, seeds))
+
+
+@app.command()
 def status() -> None:
     """Show which stages are stale, and why."""
     checkout = _recovered()

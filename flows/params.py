@@ -6,22 +6,30 @@ The schemas belong to the stages; this module only gathers them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from pydantic import Field, field_validator
 
 from tasks.core.errors import ParamsError
+from tasks.core.layers import check_layers
+from tasks.core.models import Architecture, Normalisation
 from tasks.core.params import Section, check, read
+from tasks.core.tables import Schema
 from tasks.distill.params import DistillParams
 from tasks.ingest.params import DataParams
 from tasks.judge.params import JudgeParams, Requirements
+from tasks.modalities.vision.networks import ResidualNetwork, build
 from tasks.quantize.params import QuantizeParams
 from tasks.stress.params import StressParams
 from tasks.teach.params import TeachParams
 from tasks.validate.params import ValidateParams
+
+OPEN = ("train", "safetensors")  # teachers whose layers can be read; any other is a black box
 
 
 class Params(Section):
@@ -57,7 +65,40 @@ def checked(content: Any, where: str) -> Params:
         section, schema = field.alias or name, field.annotation
         if isinstance(schema, type) and issubclass(schema, Section) and section in content:
             check(schema, content[section], where=f"{where}: {section}")
-    return check(Params, content, where=where)
+    params = check(Params, content, where=where)
+    check_signals(params, where)
+    return params
+
+
+def check_signals(params: Params, where: str) -> None:
+    """Refuse a rung that asks more of the model above than it can show, before anything trains."""
+    for name, rung in params.distill.rungs.items():
+        of_teacher, at = rung.from_ == "teacher", f"{where}: distill.rungs.{name}"
+        if of_teacher and rung.signal == "live" and params.teach.folds:
+            raise ParamsError(
+                f"{at}.signal: a live teacher has seen every training row, and teach.folds asks "
+                "for labels out of fold; set signal: bank, or folds: null"
+            )
+        if not rung.layers:
+            continue
+        if of_teacher and params.teach.source not in OPEN:
+            raise ParamsError(
+                f"{at}.layers: a teacher of source {params.teach.source} is a black box and shows "
+                f"no layers; use losses that read logits, or source {' or '.join(OPEN)}"
+            )
+        check_layers(_hollow(rung.architecture), rung.layers, f"{at}.layers: {name}")
+        if of_teacher and params.teach.source == "safetensors":
+            continue  # its architecture is in its folder: the stage looks
+        above = params.teach if of_teacher else params.distill.rungs[rung.from_]
+        theirs = rung.layers.values()
+        check_layers(_hollow(above.architecture), theirs, f"{at}.layers: {rung.from_}")
+
+
+def _hollow(architecture: Architecture) -> ResidualNetwork:
+    """A network without weights: its layers have the names that they have for any data."""
+    data = Schema(modality="vision", shape=(1, 8, 8), dtype="uint8", range=(0, 1), classes=("a",))
+    with torch.device("meta"):
+        return build(architecture, data, Normalisation(mean=0, std=1))
 
 
 def assigned(text: str, assignments: Iterable[str]) -> str:
@@ -106,3 +147,49 @@ def assigned(text: str, assignments: Iterable[str]) -> str:
     written = StringIO()
     yaml.dump(content, written)
     return written.getvalue()
+
+
+def with_rungs(text: str, rungs: Mapping[str, Any]) -> str:
+    """`text` (a `params.yaml`) with `distill.rungs` replaced; all around them stays as it is.
+
+    >>> text = "distill:\\n  rungs:  # mine\\n    a: {from: b}  # old\\n\\n# next\\njudge: 1\\n"
+    >>> rungs = {"student": {"from": "teacher", "losses": {"kd": 1.0}}}
+    >>> print(with_rungs(text, rungs), end="")
+    distill:
+      rungs:  # mine
+        student:
+          from: teacher
+          losses: {kd: 1.0}
+    <BLANKLINE>
+    # next
+    judge: 1
+    """
+    key, value = _pair(_pair(yaml.compose(text), "distill")[1], "rungs")
+    if value.flow_style:
+        return text[: value.start_mark.index] + _flow(rungs) + text[value.end_mark.index :]
+    block, indent = [], " " * (key.start_mark.column + 2)
+    for name, rung in rungs.items():
+        block.append(f"{indent}{name}:\n")
+        block += [f"{indent}  {part}: {_flow(content)}\n" for part, content in rung.items()]
+    lines = text.splitlines(keepends=True)
+    end = _last(value).end_mark.line + 1
+    return "".join([*lines[: key.start_mark.line + 1], *block, *lines[end:]])
+
+
+def _pair(mapping: Any, name: str) -> tuple[yaml.Node, Any]:
+    """Key and value of `name`; the file was checked, so it is there."""
+    return next((key, value) for key, value in mapping.value if key.value == name)
+
+
+def _last(node: Any) -> yaml.Node:
+    """What ends last of a block mapping: where comments begin that belong to what follows."""
+    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
+    found: yaml.Node = node
+    return found
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    said = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    return said.removesuffix("...\n").strip()

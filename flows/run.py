@@ -23,6 +23,7 @@ from flows.dag import Stage, read_graph
 from flows.database import examine
 from flows.display import Display, display
 from flows.freshness import check_teacher
+from flows.plan import settle
 from flows.recovery import mend
 from flows.repository import Tree, tree
 from flows.retrain import Results, retrain
@@ -88,6 +89,9 @@ class Job:
         """Data, stages, tracking, seal, registry."""
         self.shown.note(f"taking {self.params.data.source} data")
         acquire(self.checkout, self.params)
+        planned = settle(self.checkout, self.params)  # before DVC reads the rungs
+        if planned is not None:
+            self.shown.note(planned)
         graph = read_graph(self.checkout.root)
         self.shown.planned(graph)
         if graph.stale:

@@ -1,101 +1,185 @@
 """The bank: a model's logits for K fixed views of each training row, computed once, used by all.
 
-`logits.safetensors` holds one float16 tensor (K, N, classes); `bank.json` says whose logits, of
-which rows and views. A bank of another model, data or views is refused by name.
+`bank.json` says whose logits, of which rows and views, in which form, and how near to the model's
+own; a bank of anything else is refused by name. A bank may carry those of the models above its
+model, in the folders `1/`, `2/`, nearest first. Memory is that of a batch (`tasks.core.stored`).
+Nothing here asks a model: `tasks/core/banking.py` does, and writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import Field
 from torch import Tensor
 
-from tasks.core.errors import DataError, TeacherError
-from tasks.core.files import read_json, sha256, write_bytes, write_json
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.files import read_json, sha256
 from tasks.core.params import Section, check
-from tasks.core.progress import tracked
-from tasks.core.rows import Rows, View
+from tasks.core.rows import Rows
 from tasks.core.signal import Outputs
+from tasks.core.stored import Stored, read_stored
 
-LOGITS = "logits.safetensors"
+INFO = "bank.json"
+SUFFIX = ".safetensors"
+
+
+class BankForm(Section):
+    """`teach.bank`: how every bank of a run is stored. `top`: of how many classes; null: of all."""
+
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    top: int | None = Field(default=None, ge=1)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, top {self.top}" if self.top else f"{self.dtype}, all classes"
+
+    def fits(self, classes: int) -> None:
+        """Raise `ParamsError` if there are no more classes than `top`."""
+        if self.top is not None and self.top >= classes:
+            raise ParamsError(
+                f"params.yaml: teach.bank.top: {self.top} is not below the {classes} classes; "
+                "lower it, or set null for all of them"
+            )
+
+    def packed(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is stored of float32 `logits` (N, classes): themselves, or the `top` largest and a
+        last one for each of the others, with the classes (N, top) of the former.
+
+        The others share what is left of the probability evenly: the marginal smoothing of FKD
+        (Shen & Xing, 2022).
+
+        >>> values, classes = BankForm(top=1).packed(torch.tensor([[0.0, 3.0, 0.0]]))
+        >>> values.tolist(), classes.tolist()
+        ([[3.0, 0.0]], [[1]])
+        """
+        dtype = getattr(torch, self.dtype)
+        if self.top is None:
+            return logits.to(dtype), None
+        count = logits.shape[1]
+        largest, classes = logits.topk(self.top, dim=1)
+        others = logits.scatter(1, classes, -math.inf).logsumexp(1, keepdim=True)
+        rest = others - math.log(count - self.top)
+        return torch.cat([largest, rest], 1).to(dtype), classes.to(self.integers(count))
+
+    def unpacked(self, values: Tensor, classes: Tensor | None, count: int) -> Tensor:
+        """Float32 logits (N, `count`) from what `packed` gave."""
+        if classes is None:
+            return values.float()
+        every = values[:, -1:].float().expand(-1, count)
+        return every.scatter(1, classes.long(), values[:, :-1].float())
+
+    def integers(self, count: int) -> torch.dtype:
+        """The smallest type that holds a class index."""
+        return torch.uint8 if count <= 2**8 else torch.int16 if count <= 2**15 else torch.int32
+
+
+class Fidelity(Section):
+    """What is read back against the model's own float32 logits, over every row and view."""
+
+    cosine_min: float
+    cosine_mean: float
+    agreement: float  # share of equal argmax
 
 
 class BankInfo(Section):
     """`bank.json`."""
 
-    format: Literal["stillhouse/bank/1"] = "stillhouse/bank/1"
+    format: Literal["stillhouse/bank/2"] = "stillhouse/bank/2"
     model: str  # SHA-256 of the weights whose logits these are
     rows: str  # SHA-256 over the row ids, in order
     views: dict[str, int | bool]
-    sha256: str  # of logits.safetensors
+    form: BankForm
+    classes: int = Field(ge=2)
+    fidelity: Fidelity
+    files: dict[Literal["logits", "classes", "flipped"], str]  # name -> SHA-256
+    above: tuple[str, ...] = ()  # `model` of the banks in 1/, 2/, nearest first
+    folds: int | None = None  # each row's logits are of one of so many networks, that never saw it
 
 
 @dataclass(frozen=True)
 class Bank:
-    """A bank in memory: `logits` has shape (K, N, classes), float16."""
+    """`logits` (K·N, classes), or (K·N, top + 1) with `classes` (K·N, top): view after view.
 
+    `flipped` (N,): rows whose label the model above had right on view 0 and this one has wrong;
+    None where the model learned from no bank.
+    """
+
+    folder: Path
     info: BankInfo
-    logits: Tensor
+    count: int  # N
+    logits: Stored
+    classes: Stored | None
+    flipped: Tensor | None
+    above: tuple[Bank, ...] = ()
+
+    def said(self, index: Tensor, view: int) -> Tensor:
+        """Float32 logits (n, classes) of rows `index` (n,) under `view`."""
+        at = index + view % int(self.info.views["count"]) * self.count
+        classes = None if self.classes is None else self.classes[at]
+        return self.info.form.unpacked(self.logits[at], classes, self.info.classes)
 
     def signal(self, _: Tensor, index: Tensor, view: int) -> tuple[Outputs, ...]:
-        """What the model said of rows `index` under `view`, in float32."""
-        return (Outputs(self.logits[view % len(self.logits), index].float()),)
+        """What the model said of rows `index` under `view`; then those above that it carries."""
+        return tuple(Outputs(bank.said(index, view)) for bank in (self, *self.above))
+
+    def weights(self, flip_weight: float) -> Tensor | None:
+        """1 + `flip_weight` for flipped rows, 1 for others, scaled to mean 1 (N,).
+
+        None where all weigh the same: at 0, and below a model that learned from no bank.
+        """
+        if not flip_weight or self.flipped is None:
+            return None
+        weights = 1 + flip_weight * self.flipped.float()
+        return weights / weights.mean()
 
 
-def write_bank(
+def read_bank(
     folder: Path,
     rows: Rows,
     model: str,
     views: dict[str, int | bool],
-    view: View,
-    score: Callable[[NDArray[np.generic]], NDArray[np.float32]],
-    batch: int = 1024,
-) -> BankInfo:
-    """Score every view of every row and store the logits.
-
-    `view(images, index, k)` gives view k of raw images; `score` gives the model's logits.
-    """
-    count = int(views["count"])
-    blocks = []
-    for k in tracked(range(count), "bank view"):
-        parts = []
-        for i in range(0, len(rows), batch):
-            index = np.arange(i, min(i + batch, len(rows)))
-            parts.append(score(view(rows.images[i : i + batch].float(), index, k).numpy()))
-        blocks.append(np.concatenate(parts).astype(np.float16))
-    logits = torch.from_numpy(np.stack(blocks))
-    if not bool(torch.isfinite(logits).all()):
-        raise TeacherError(f"{folder}: the model gives logits that are not finite; retrain it")
-    write_bytes(folder / LOGITS, save({"logits": logits}))
-    info = BankInfo(model=model, rows=rows.digest, views=views, sha256=sha256(folder / LOGITS))
-    write_json(folder / "bank.json", info.model_dump(mode="json"))
-    return info
+    form: BankForm,
+) -> Bank:
+    """Open a bank and those it carries; a `DataError` says which of model, rows, views, form or
+    bytes does not match."""
+    own = _read(folder, rows, model, views, form)
+    above = tuple(
+        _read(folder / str(place), rows, digest, views, form)
+        for place, digest in enumerate(own.info.above, start=1)
+    )
+    return Bank(own.folder, own.info, own.count, own.logits, own.classes, own.flipped, above)
 
 
-def read_bank(folder: Path, rows: Rows, model: str, views: dict[str, int | bool]) -> Bank:
-    """Open a bank; a `DataError` says which of model, rows, views or bytes does not match."""
-    path = folder / "bank.json"
+def _read(
+    folder: Path, rows: Rows, model: str, views: dict[str, int | bool], form: BankForm
+) -> Bank:
+    path = folder / INFO
     info = check(BankInfo, read_json(path), where=str(path))
     remedy = f"run the stage that writes {folder}"
     if info.model != model:
-        raise DataError(f"{folder}: a bank of another model ({info.model[:12]}); {remedy}")
+        raise DataError(
+            f"{folder}: a bank of another model ({info.model[:12]}), not {model[:12]}; {remedy}"
+        )
     if info.rows != rows.digest:
         raise DataError(f"{folder}: a bank of other training rows; {remedy}")
     if info.views != views:
         raise DataError(f"{folder}: a bank of other views {info.views}, not {views}; {remedy}")
-    file = folder / LOGITS
-    if not file.is_file() or sha256(file) != info.sha256:
-        raise DataError(f"{file}: truncated or changed since it was written; {remedy}")
-    try:
-        with safe_open(file, "pt") as stored:
-            return Bank(info, stored.get_tensor("logits"))
-    except SafetensorError as error:
-        raise DataError(f"{file}: not a safetensors file ({error}); {remedy}") from None
+    if info.form != form:
+        raise DataError(f"{folder}: a bank in another form ({info.form}), not {form}; {remedy}")
+    for name, digest in info.files.items():
+        file = folder / (name + SUFFIX)
+        if not file.is_file() or sha256(file) != digest:
+            raise DataError(f"{file}: truncated or changed since it was written; {remedy}")
+    logits, classes, flipped = (
+        read_stored(folder / (name + SUFFIX), name) if name in info.files else None
+        for name in ("logits", "classes", "flipped")
+    )
+    if logits is None:
+        raise DataError(f"{path}: names no logits; {remedy}")
+    return Bank(
+        folder, info, len(rows), logits, classes, None if flipped is None else flipped[:].bool()
+    )

@@ -1,7 +1,7 @@
-"""A model on disk: `spec.json` beside `weights.safetensors` or `model.onnx`. Nothing executable.
+"""A model on disk: `spec.json` beside what it is made of (`FILES`). Nothing executable.
 
-The spec says what the network is, what it expects and where it comes from; the weights' SHA-256
-in it makes the pair inseparable.
+The spec says what the network is, what it expects and where it comes from; the SHA-256 in it, of
+the weights and all else that decides an answer, makes the two inseparable.
 """
 
 from __future__ import annotations
@@ -16,13 +16,22 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tasks.core.errors import DataError
-from tasks.core.files import read_json, sha256, write_bytes, write_json
+from tasks.core.files import digest, read_json, sha256, write_bytes, write_json
 from tasks.core.params import Section, check
 from tasks.core.tables import Schema
 
 WEIGHTS = "weights.safetensors"
 ONNX = "model.onnx"
+ENSEMBLE = "ensemble.json"
 MODELS = Path("models")
+
+Kind = Literal["torch", "onnx", "huggingface", "ensemble"]
+FILES: dict[Kind, tuple[str, ...]] = {  # what decides an answer; the weights first
+    "torch": (WEIGHTS,),
+    "onnx": (ONNX,),
+    "huggingface": ("model.safetensors", "config.json", "preprocessor_config.json"),
+    "ensemble": (ENSEMBLE,),
+}
 
 
 class Architecture(Section):
@@ -53,8 +62,8 @@ class ModelSpec(Section):
 
     format: Literal["stillhouse/model/1"] = "stillhouse/model/1"
     name: str
-    kind: Literal["torch", "onnx"]
-    architecture: Architecture | None  # None for a black box
+    kind: Kind
+    architecture: Architecture | None  # of the residual family; None for every other model
     normalisation: Normalisation | None
     data: Schema
     parameters: int
@@ -62,13 +71,35 @@ class ModelSpec(Section):
     flops: int | None
     sha256: str
     learned_from: Origin | None = None
+    warm_start: Origin | None = None  # whose weights it started from
     fingerprint: str | None = None  # digest of the data it was trained on
     created: str | None = None  # ISO date, stated by whoever gave the model
 
 
+class Member(Section):
+    """One model of an ensemble: its folder below the ensemble's, its digest and its weight."""
+
+    folder: str = Field(pattern=r"^members/\d+$")
+    sha256: str  # of the member's own spec
+    weight: float = Field(gt=0, le=1)
+
+
+class Ensemble(Section):
+    """`ensemble.json`: the members whose probabilities are mixed; their weights sum to 1."""
+
+    format: Literal["stillhouse/ensemble/1"] = "stillhouse/ensemble/1"
+    members: tuple[Member, ...] = Field(min_length=1)
+
+
 def weights_path(folder: Path, spec: ModelSpec) -> Path:
-    """The file that holds the weights of `spec`."""
-    return folder / (WEIGHTS if spec.kind == "torch" else ONNX)
+    """The file that holds the weights of `spec`; of an ensemble, those of its members."""
+    return folder / FILES[spec.kind][0]
+
+
+def content_sha256(folder: Path, kind: Kind) -> str:
+    """What `spec.json` names: the SHA-256 of the one file of `kind`, or that of all of theirs."""
+    found = {name: sha256(folder / name) for name in FILES[kind]}
+    return digest(found) if len(found) > 1 else found[FILES[kind][0]]
 
 
 def write_weights(path: Path, state: dict[str, Tensor]) -> str:
@@ -96,15 +127,28 @@ def write_spec(folder: Path, spec: ModelSpec) -> None:
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """Read `spec.json` and check that the weights beside it are the ones it names."""
+    """Read `spec.json` and check that what lies beside it is what it names."""
     path = folder / "spec.json"
     spec = check(ModelSpec, read_json(path), where=str(path))
-    weights = weights_path(folder, spec)
-    if not weights.is_file():
-        raise DataError(f"{weights}: missing, though {path} names it; restore it")
-    if sha256(weights) != spec.sha256:
+    for name in FILES[spec.kind]:
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: missing, though {path} names it; restore it")
+    if content_sha256(folder, spec.kind) != spec.sha256:
+        weights = weights_path(folder, spec)
         raise DataError(f"{weights}: is not the file that {path} names; restore the pair")
     return spec
+
+
+def read_ensemble(folder: Path) -> tuple[Member, ...]:
+    """The members that `ensemble.json` names, each checked against the folder that holds it."""
+    path = folder / ENSEMBLE
+    members = check(Ensemble, read_json(path), where=str(path)).members
+    for member in members:
+        if read_spec(folder / member.folder).sha256 != member.sha256:
+            raise DataError(
+                f"{folder / member.folder}: is not the member that {path} names; restore both"
+            )
+    return members
 
 
 def parameters(state: dict[str, Tensor]) -> int:

@@ -1,17 +1,17 @@
 """Training rows as the trainer and the bank stream them: memory grows with the batch, not the data.
 
-Labels and keys lie in memory (16 bytes a row); images lie in an unnamed file behind a memory map,
-so nothing is left behind by a crash. Never reads validation or test rows.
+Labels and keys lie in memory (16 bytes a row); images lie in an unnamed file, so that a crash
+leaves nothing behind. Never reads validation or test rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,32 +21,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.core.errors import DataError
+from tasks.core.files import blamed_on
+from tasks.core.stored import Stored, stored
 from tasks.core.tables import DATA, Schema, Table, set_aside
 
-BLOCK = 4096  # rows in memory at a time while a table is read
-UNLABELLED = -1  # the label of a row of the transfer set
+BLOCK = 2**20  # values in memory at a time while a table is read
+T = TypeVar("T", bound=np.generic)
 
 View = Callable[[Tensor, NDArray[np.int64], int], Tensor]  # images, index, k -> view k of them
 
 
 @dataclass(frozen=True)
 class Rows:
-    """`images` (N, C, H, W) in the raw dtype, `labels` (N,) int64, `keys` (N,): what a row's views
-    are drawn from. `digest` covers every row id, in order."""
+    """`images` (N, C, H, W) in the raw dtype, to be asked for rows by index or slice; `labels` (N,)
+    int64, `keys` (N,): what a row's views are drawn from. `digest` covers every row id, in order.
+    """
 
-    images: Tensor
+    images: Stored
     labels: Tensor
     keys: NDArray[np.uint64]
     digest: str
-    mapped: mmap.mmap | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def release(self) -> None:
-        """Give back the memory of images that were looked at; they stay readable."""
-        if self.mapped is not None:
-            self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def row_keys(rows: NDArray[np.str_] | list[str]) -> NDArray[np.uint64]:
@@ -63,28 +60,40 @@ def in_memory(table: Table) -> Rows:
     return Rows(images, labels, row_keys(table.rows), digest.hexdigest())
 
 
-def read_rows(schema: Schema, folder: Path = DATA) -> Rows:
-    """The training rows that validation did not set aside, images left on disk."""
-    keep = set_aside(folder / "quarantine.parquet", "train")
-    labels, keys, digest = [], [], hashlib.sha256()
-    with tempfile.TemporaryFile(dir=folder) as spool:
-        for rows, block_labels, images in _blocks(folder / "train.parquet", schema, keep):
-            _digested(digest, rows)
-            keys.append(row_keys(rows))
-            labels.append(block_labels)
+def read_rows(schema: Schema, folder: Path = DATA, transfer: bool = False) -> Rows:
+    """The training rows that validation did not set aside, images left on disk.
+
+    With `transfer`, those of the transfer set follow, labelled `UNLABELLED`: for whoever learns
+    from a model and not from labels, and for the bank that it learns from.
+    """
+    tables = [(folder / "train.parquet", set_aside(folder / "quarantine.parquet", "train"))]
+    if transfer:
+        tables.append((folder / "transfer.parquet", set()))
+    labels: list[NDArray[np.int64]] = []
+    keys: list[NDArray[np.uint64]] = []
+    digest = hashlib.sha256()
+    spool = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - outlives this call
+    blocks = (block for path, aside in tables for block in _blocks(path, schema, aside))
+    for rows, block_labels, images in blocks:
+        _digested(digest, rows)
+        keys.append(row_keys(rows))
+        labels.append(block_labels)
+        with blamed_on(folder):
             spool.write(images.tobytes())
+    if not spool.tell():
+        raise DataError(f"{folder / 'train.parquet'}: no rows are left to train on; add some")
+    with blamed_on(folder):
         spool.flush()
-        if not spool.tell():
-            raise DataError(f"{folder / 'train.parquet'}: no rows are left to train on; add some")
-        mapped = mmap.mmap(spool.fileno(), 0)  # shared: the file outlives its handle
-    values = np.frombuffer(mapped, dtype=schema.dtype).reshape(-1, *schema.shape)
-    return Rows(
-        torch.from_numpy(values),
-        torch.from_numpy(np.concatenate(labels)),
-        np.concatenate(keys),
-        digest.hexdigest(),
-        mapped,
-    )
+    every_label, every_key = torch.from_numpy(_joined(labels)), _joined(keys)
+    shape, dtype = (len(every_label), *schema.shape), getattr(torch, schema.dtype)
+    return Rows(stored(spool, 0, shape, dtype), every_label, every_key, digest.hexdigest())
+
+
+def _joined(blocks: list[NDArray[T]]) -> NDArray[T]:
+    """All blocks as one array; the list is emptied, so that they are held twice only meanwhile."""
+    joined = np.concatenate(blocks)
+    blocks.clear()
+    return joined
 
 
 def _blocks(
@@ -94,8 +103,8 @@ def _blocks(
     start, size = 0, int(np.prod(schema.shape))
     try:
         with pq.ParquetFile(path, pre_buffer=False) as table:
-            for block in table.iter_batches(BLOCK):
-                keep = np.array([start + i not in aside for i in range(len(block))])
+            for block in table.iter_batches(max(1, BLOCK // size), use_threads=False):
+                keep = np.array([start + i not in aside for i in range(len(block))], dtype=bool)
                 start += len(block)
                 flat = block["pixels"].flatten().to_numpy(zero_copy_only=False)
                 if len(flat) != len(block) * size:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,11 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Student(Outputs):
-    """The student's outputs; `forward` asks it again, of other images (N, C, H, W)."""
+    """The student's outputs; `forward` asks it again, of other images (N, C, H, W), and `net` is
+    the network that then answers, whose mode a loss may change for a while."""
 
     forward: Callable[[Tensor], Tensor] | None = None
+    net: nn.Module | None = None
 
 
 class Signal(Protocol):

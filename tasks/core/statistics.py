@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrc
+from scipy.special import bdtr, bdtrc, stdtrit
 
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.bool_] | NDArray[np.int64]
 Strata = NDArray[np.int64]
@@ -172,6 +172,49 @@ def paired_bootstrap_upper(
     return bootstrap_upper(lambda i: one(i) - other(i), strata, runs, seed, confidence)
 
 
+def clustered_bootstrap(
+    differences: NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64],
+    runs: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """One-sided percentile bounds (low, high) of the mean of `differences` (seeds, rows).
+
+    One value per seed and row, such as `right_b.astype(int) - right_a` of two recipes that were
+    each trained with the same seeds: the gain of b over a is significant if low > 0. Two levels are
+    resampled: seeds, and rows jointly for all seeds, since a hard row is hard for every seed
+    (Davison & Hinkley, 1997, section 3.8). Few seeds look too much alike to a bootstrap: with five
+    that differ by more than their rows explain, its 95 % bound covers 90 %. So their means are
+    first spread by sqrt(S / (S - 1)) times Student's quantile over the normal one, which covers 95
+    % there and changes nothing where seeds agree.
+
+    >>> gain = np.zeros((5, 400))
+    >>> gain[:, :12] = 1.0  # every seed has the same twelve rows more right: 3 points
+    >>> [round(bound, 4) for bound in clustered_bootstrap(gain)]
+    [0.0175, 0.045]
+    >>> gain[4] = -gain[4]  # but one seed, which loses them, makes it doubtful
+    >>> clustered_bootstrap(gain)[0] < 0
+    True
+    """
+    if differences.ndim != 2 or differences.shape[0] < 2 or differences.shape[1] < 1:
+        raise ValueError(f"differences {differences.shape} are not (2 seeds or more, rows)")
+    seeds, rows = differences.shape
+    values = differences.astype(np.float64)
+    means = values.mean(axis=1, keepdims=True)
+    few = math.sqrt(seeds / (seeds - 1)) * float(stdtrit(seeds - 1, confidence)) / _z(confidence)
+    values = values + (few - 1) * (means - means.mean())
+    generator = np.random.default_rng(seed)
+    found: list[NDArray[np.float64]] = []
+    block = max(1, BLOCK // rows)
+    for start in range(0, runs, block):
+        size = min(block, runs - start)
+        mean_over_seeds = _drawn(seeds, size, generator) @ values / seeds
+        found.append((mean_over_seeds * _drawn(rows, size, generator)).sum(axis=1) / rows)
+    ordered = np.sort(np.concatenate(found))
+    tail = max(1, math.floor((runs + 1) * (1 - confidence)))
+    return float(ordered[tail - 1]), float(ordered[runs - tail])
+
+
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     """Adjusted q-values in the order of `p` (Benjamini & Hochberg, 1995).
 
@@ -199,6 +242,12 @@ def _resamples(strata: Strata, runs: int, generator: np.random.Generator) -> Ind
         members = np.flatnonzero(strata == stratum)
         drawn.append(members[generator.integers(0, len(members), (runs, len(members)))])
     return np.concatenate(drawn, axis=1)
+
+
+def _drawn(n: int, runs: int, generator: np.random.Generator) -> Index:
+    """How often each of `n` is drawn in `n` draws with replacement: (runs, n)."""
+    places = generator.integers(0, n, (runs, n)) + n * np.arange(runs)[:, None]
+    return np.bincount(places.ravel(), minlength=runs * n).reshape(runs, n)
 
 
 def _as_statistic(given: Values | Statistic) -> Statistic:

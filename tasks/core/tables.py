@@ -20,6 +20,7 @@ from tasks.core.files import read_json, whole
 from tasks.core.params import Section, check
 
 SPLITS = ("train", "val", "test")
+UNLABELLED = -1  # the label of a row of the transfer set
 DATA = Path("data")
 
 
@@ -41,8 +42,20 @@ class Split(Section):
     sha256: str
 
 
+class Transfer(Section):
+    """The unlabelled table; `left_out` of the images given come twice or are labelled elsewhere."""
+
+    rows: int
+    left_out: int
+    sha256: str
+
+
 class Fingerprint(Section):
-    """`data/fingerprint.json`: the data of a run in one page; `digest` covers all of it."""
+    """`data/fingerprint.json`: the data of a run in one page; `digest` covers all of it.
+
+    `copies_of_test`: rows that are in neither train nor val because the source's own test split
+    holds their image.
+    """
 
     format: Literal["stillhouse/fingerprint/1"]
     data: Schema
@@ -50,6 +63,8 @@ class Fingerprint(Section):
     splits: dict[str, Split]
     mean: float
     std: float
+    copies_of_test: int | None = None
+    transfer: Transfer | None = None
     digest: str
 
 
@@ -70,9 +85,9 @@ class Table:
 
 
 def write_table(path: Path, table: Table) -> None:
-    """Write `table` as Parquet; equal tables give equal bytes."""
-    flat = np.ascontiguousarray(table.images).reshape(len(table), -1)
-    pixels = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    """Write `table` as Parquet, perhaps without rows; equal tables give equal bytes."""
+    flat = pa.array(np.ascontiguousarray(table.images).reshape(-1))
+    pixels = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(table.images.shape[1:])))
     columns = {
         "row": pa.array(table.rows.tolist(), pa.string()),
         "label": pa.array(table.labels.astype(np.int32)),

@@ -1,17 +1,29 @@
-"""Raw snapshot -> train, val and test tables, with their fingerprint."""
+"""Raw snapshot -> train, val, test and transfer tables, with their fingerprint."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.core.errors import DataError
 from tasks.core.files import digest, sha256, write_json
 from tasks.core.params import section
 from tasks.core.stage import main
-from tasks.core.tables import DATA, SPLITS, Fingerprint, Split, Table, write_table
+from tasks.core.tables import (
+    DATA,
+    SPLITS,
+    UNLABELLED,
+    Fingerprint,
+    Split,
+    Table,
+    Transfer,
+    write_table,
+)
 from tasks.ingest.params import Shares
-from tasks.ingest.split import assign, row_id
-from tasks.modalities.vision.snapshot import read_snapshot
+from tasks.ingest.split import row_id, sides
+from tasks.modalities.vision.snapshot import Pixels, read_snapshot, read_transfer
 
 
 def run(_: list[str]) -> None:
@@ -21,28 +33,19 @@ def run(_: list[str]) -> None:
     code = {name: index for index, name in enumerate(info.data.classes)}
     labels = np.array([code[label] for label in images.labels], dtype=np.int64)
     ids = [row_id(image) for image in images.pixels]
-    side = assign(ids, shares)
+    side = sides(ids, shares, images.test)
+    copies = int((side == "").sum())
+    if copies:
+        print(
+            f"ingest: {copies:,} rows left out of train and val, which are in the given test split"
+        )
     # Sorted by content: the order of files in a folder or of rows in a query changes nothing.
     order = np.lexsort((labels, np.array(ids)))
     table = Table(np.array(ids)[order], labels[order], images.pixels[order])
-    splits = {}
-    for split in SPLITS:
-        part = table.take(side[order] == split)
-        if not len(part):
-            raise DataError(
-                f"data/raw: no row falls into {split}; add rows or raise data.split.{split}"
-            )
-        path = DATA / f"{split}.parquet"
-        write_table(path, part)
-        counts = np.bincount(part.labels, minlength=len(code)).tolist()
-        splits[split] = Split(
-            rows=len(part),
-            sha256=sha256(path),
-            per_class=dict(zip(info.data.classes, counts, strict=True)),
-        )
-        print(f"ingest: {split} {len(part):,} rows")
+    splits = {s: _write(s, table.take(side[order] == s), info.data.classes) for s in SPLITS}
+    transfer = _write_transfer(read_transfer(DATA / "raw", info), set(ids))
     train = table.take(side[order] == "train").images
-    content = {
+    content: dict[str, Any] = {
         "format": "stillhouse/fingerprint/1",
         "data": info.data.model_dump(mode="json"),
         "snapshot": info.sha256,
@@ -50,8 +53,43 @@ def run(_: list[str]) -> None:
         "mean": round(float(train.mean(dtype=np.float64)), 6),
         "std": round(max(float(train.std(dtype=np.float64)), 1e-6), 6),
     }
+    if copies:
+        content["copies_of_test"] = copies
+    if info.transfer is not None:
+        content["transfer"] = transfer.model_dump(mode="json")
     fingerprint = Fingerprint.model_validate({**content, "digest": digest(content)})
-    write_json(DATA / "fingerprint.json", fingerprint.model_dump(mode="json"))
+    write_json(DATA / "fingerprint.json", fingerprint.model_dump(mode="json", exclude_none=True))
+
+
+def _write(split: str, part: Table, classes: tuple[str, ...]) -> Split:
+    if not len(part):
+        raise DataError(
+            f"data/raw: no row falls into {split}; add rows or raise data.split.{split}"
+        )
+    path = DATA / f"{split}.parquet"
+    write_table(path, part)
+    counts = np.bincount(part.labels, minlength=len(classes)).tolist()
+    print(f"ingest: {split} {len(part):,} rows")
+    return Split(
+        rows=len(part), sha256=sha256(path), per_class=dict(zip(classes, counts, strict=True))
+    )
+
+
+def _write_transfer(images: Pixels, labelled: set[str]) -> Transfer:
+    """The transfer table: each image once, and none that is in a labelled table; perhaps empty."""
+    ids, first = np.unique(np.array([row_id(i) for i in images], dtype="U64"), return_index=True)
+    new = np.array([row not in labelled for row in ids.tolist()], dtype=bool)
+    rows, index = ids[new], first[new]
+    labels: NDArray[np.int64] = np.full(len(rows), UNLABELLED, dtype=np.int64)
+    path = DATA / "transfer.parquet"
+    write_table(path, Table(rows, labels, images[index]))
+    left_out = len(images) - len(rows)
+    if len(images):
+        print(
+            f"ingest: transfer {len(rows):,} rows; {left_out:,} left out, which come twice or are "
+            "in a labelled table"
+        )
+    return Transfer(rows=len(rows), left_out=left_out, sha256=sha256(path))
 
 
 if __name__ == "__main__":

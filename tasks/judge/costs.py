@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pydantic import JsonValue
 
@@ -31,8 +32,9 @@ BANK = "bank of teacher"
 BELOW = "below the teacher"
 OPERATIONS = (
     "Training counts three forward passes for each row and epoch (the backward pass takes about "
-    "two of them), a bank one for each row and view; a rung includes its own bank. Validation, "
-    "calibration and scoring are left out; an operation on int8 counts as one."
+    "two of them), a bank one for each row and view; a rung includes its own bank. A live teacher "
+    "is one pass more, an adversarial image three for each step of its search and three to learn "
+    "from. Validation, calibration and scoring are left out; an operation on int8 counts as one."
 )
 MEASURED = (
     "CPU-seconds of the making are those that the stages noted; a rung includes its own bank, "
@@ -66,24 +68,36 @@ def operations(
 ) -> Costs:
     """The floating-point operations of making the student and of using it."""
     rows, views, teacher = case.train_rows, teaching.views.count, case.teacher_spec
-    epochs = teaching.training.epochs if trained_here(teacher) else None
-    below = [Work(name=BANK, flops=product(rows, views, teacher.flops))]
-    for rung in (*case.rung.lineage[1:], case.rung):
+    # Each of k further networks of out-of-fold teaching sees all rows but a k-th: k - 1 more.
+    trainings = teaching.folds or 1
+    epochs = trainings * teaching.training.epochs if trained_here(teacher) else None
+    transfer = case.data.transfer  # rows that all but the teacher's own training see
+    every = rows + (transfer.rows if transfer else 0)
+    below = [Work(name=BANK, flops=product(every, views, teacher.flops))]
+    chain = (*case.rung.lineage, case.rung)
+    for above, rung in pairwise(chain):
         recipe = distillation.rungs.get(rung.name)
-        passes = 3 * recipe.training.epochs + views if recipe else None
-        below.append(Work(name=rung.name, flops=product(rows, passes, rung.flops)))
+        passes = recipe.passes + views if recipe else None
+        spent = [product(every, passes, rung.flops)]
+        if recipe and recipe.signal == "live":
+            spent.append(product(every, recipe.training.epochs, above.flops))
+        below.append(Work(name=rung.name, flops=_whole(added(spent))))
     if "qat" in quantize.schemes:
-        tuned = product(3, rows, quantize.qat.epochs, case.rung.flops)
+        tuned = product(3, every, quantize.qat.epochs, case.rung.flops)
         below.append(Work(name=quantization(case.student), flops=tuned))
     total = added(step.flops for step in below)
     return Costs(
         steps=(Work(name="teacher", flops=product(3, rows, epochs, teacher.flops)), *below),
-        below_teacher=Work(name=BELOW, flops=None if total is None else int(total)),
+        below_teacher=Work(name=BELOW, flops=_whole(total)),
         teacher=teacher.flops,
         student=case.spec.flops,
         break_even=break_even(total, teacher.flops, case.spec.flops),
         method=OPERATIONS,
     )
+
+
+def _whole(flops: float | None) -> int | None:
+    return None if flops is None else int(flops)
 
 
 def measured_costs(

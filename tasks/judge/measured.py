@@ -23,7 +23,7 @@ from tasks.core.session import open_session
 from tasks.judge.case import SHIP
 from tasks.judge.costs import Noted, measured_costs
 from tasks.judge.verdict import Latency, Measured
-from tasks.modalities.vision.scorers import load_network
+from tasks.modalities.vision.scorers import load_network, load_scorer
 
 MEASURED = Path("measured")
 ROUNDS = 3  # of each model in turn; the quietest one counts
@@ -50,7 +50,7 @@ def measure(
     try:
         times = medians(
             {
-                "teacher": _teacher(teacher, image),
+                "teacher": teacher_call(teacher, image),
                 "float_student": _session(folder / "float.onnx", image),
                 "student": _session(folder / "model.onnx", image),
             }
@@ -126,11 +126,14 @@ def _number(value: object) -> float | None:
     return None
 
 
-def _teacher(spec: ModelSpec, row: NDArray[np.float32]) -> Call:
-    """One forward pass of the teacher, in torch or, for a black box, in ONNX Runtime."""
+def teacher_call(spec: ModelSpec, row: NDArray[np.float32]) -> Call:
+    """One forward pass of the teacher, in torch or, for an ONNX file, in ONNX Runtime."""
     folder = MODELS / "teacher"
     if spec.kind == "onnx":
         return _session(folder / "model.onnx", row)
+    if spec.kind != "torch":
+        score = load_scorer(folder)
+        return lambda: score(row)
     network, image = load_network(folder, spec), torch.from_numpy(row)
 
     def forward() -> object:

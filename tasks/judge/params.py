@@ -47,6 +47,7 @@ class Teaching(BaseModel):
     """Of `teach`: what making the teacher and its bank took."""
 
     training: Epochs
+    folds: int | None = None
     views: Views
 
 
@@ -57,12 +58,28 @@ class Quantization(BaseModel):
     qat: Epochs
 
 
+class Search(BaseModel):
+    """Of `adversary`: how often each adversarial image is moved."""
+
+    steps: int
+
+
 class Recipe(BaseModel):
     """How a rung was taught. `losses`: weights of the sum, by name."""
 
     training: Epochs
     temperature: float = 4.0
     losses: dict[str, float]
+    signal: str = "bank"
+    adversary: Search | None = None
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the student that its training took, for each row."""
+        searched = (
+            self.adversary.steps + 1 if self.adversary and "adversarial" in self.losses else 0
+        )
+        return 3 * self.training.epochs * (1 + searched)
 
 
 class Distillation(BaseModel):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.core.bank import Bank, read_bank
+from tasks.core.bank import Bank, BankForm, read_bank
+from tasks.core.checkpoint import CHECKPOINTS
 from tasks.core.cost import cpu_seconds, latency_ms
 from tasks.core.errors import DataError, ParamsError
 from tasks.core.files import write_json
@@ -44,14 +45,15 @@ def run(arguments: list[str]) -> None:
     data = read_fingerprint().data
     source = MODELS / name
     spec, net = _student(source, data)
-    train, rows, val = read_train(data), read_rows(data), read_split("val", data)
+    train, rows, val = read_train(data), read_rows(data, transfer=True), read_split("val", data)
     temperature = fit_temperature(network_scorer(net)(val.images), val.labels)
     bank = _bank(rows, views) if "qat" in params.schemes else None
     with replaced(SHIP / name) as folder:
         with cpu_seconds() as spent:
             files = build(
-                folded(net), data, train, rows, val, bank, views, params, temperature, folder
-            )
+                folded(net), data, train, rows, val, bank, views, params, temperature, folder,
+                CHECKPOINTS / f"{name}-qat",
+            )  # fmt: skip
             latencies = {scheme: _latency(content, val) for scheme, content in files.items()}
             candidates = _measured(files, val, {s: t["p50"] for s, t in latencies.items()})
             choice = choose(candidates, params.accuracy_drop, budget)
@@ -97,7 +99,8 @@ def _student(folder: Path, data: Schema) -> tuple[ModelSpec, ResidualNetwork]:
 def _bank(rows: Rows, views: Views) -> Bank:
     """The teacher's bank, checked against today's teacher, rows and views."""
     teacher = MODELS / "teacher"
-    return read_bank(teacher / "bank", rows, read_spec(teacher).sha256, views.model_dump())
+    model, form = read_spec(teacher).sha256, section("teach.bank", BankForm)
+    return read_bank(teacher / "bank", rows, model, views.model_dump(), form)
 
 
 def _latency(content: bytes, val: Table) -> dict[str, float]:

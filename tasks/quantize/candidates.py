@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import onnx
@@ -33,9 +34,11 @@ def build(
     params: QuantizeParams,
     temperature: float,
     folder: Path,
+    checkpoints: Path,
 ) -> dict[str, bytes]:
     """Scheme -> file, float32 first. `net` is folded; `bank` is needed for qat alone, whose history
-    goes to `folder`. Every file divides its logits by `temperature`."""
+    goes to `folder` and its `checkpoints` elsewhere. Every file divides its logits by
+    `temperature`."""
     floats = export(net, data)
     graphs = {REFERENCE: floats}
     if "dynamic" in params.schemes:
@@ -46,7 +49,9 @@ def build(
         if "static" in params.schemes:
             graphs["static"] = calibrated
         if bank is not None and "qat" in params.schemes:
-            graphs["qat"] = _tuned(calibrated, floats, rows, val, bank, views, params, folder)
+            graphs["qat"] = _tuned(
+                calibrated, floats, rows, val, bank, views, params, folder, checkpoints
+            )
     return {scheme: shipped(graph, data, temperature) for scheme, graph in graphs.items()}
 
 
@@ -59,6 +64,7 @@ def _tuned(
     views: Views,
     params: QuantizeParams,
     folder: Path,
+    checkpoints: Path,
 ) -> onnx.ModelProto:
     """The calibrated graph after quantization-aware fine-tuning under the bank."""
     net = QuantizationAware(calibrated, floats)
@@ -67,10 +73,18 @@ def _tuned(
         rows,
         guided(params.temperature, params.alpha),
         params.qat,
-        viewer(rows, views),
-        bank.signal,
-        validator(net, val),
-        folder / "history.jsonl",
-        "qat",
+        view=viewer(rows, views),
+        signal=bank.signal,
+        validate=validator(net, val),
+        history=folder / "history.jsonl",
+        what="qat",
+        checkpoints=checkpoints,
+        about={
+            "graph": hashlib.sha256(calibrated.SerializeToString(deterministic=True)).hexdigest(),
+            "bank": bank.info.model_dump(mode="json"),
+            "val": hashlib.sha256("".join(val.rows.tolist()).encode()).hexdigest(),
+            "temperature": params.temperature,
+            "alpha": params.alpha,
+        },
     )
     return net.written()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from tasks.core.params import Section
 from tasks.core.trainer import Training
@@ -30,6 +30,13 @@ class QuantizeParams(Section):
     alpha: float = Field(default=0.9, ge=0, le=1)
     accuracy_drop: float = Field(ge=0, le=1)
     latency_margin: float = Field(ge=1)
+
+    @field_validator("qat")
+    @classmethod
+    def _exact(cls, qat: Training) -> Training:
+        if qat.precision != "float32":
+            raise ValueError("precision must be float32: bfloat16 cannot hold what int8 adds up to")
+        return qat
 
 
 class Budget(BaseModel):

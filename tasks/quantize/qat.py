@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from tasks.core.errors import DataError
 from tasks.core.kd import kd
 from tasks.core.operators import along, fake_quantize, straight_through
-from tasks.core.rows import UNLABELLED
 from tasks.core.signal import Batch, Loss, Student
+from tasks.core.tables import UNLABELLED
 from tasks.core.twin import Twin, tensor
 from tasks.quantize.static import LEVELS
 
@@ -117,9 +117,11 @@ def guided(temperature: float, alpha: float) -> Loss:
     """`alpha` parts of the teacher's soft labels and the rest of cross-entropy."""
 
     def loss(student: Student, batch: Batch) -> Tensor:
-        hard = nn.functional.cross_entropy(student.logits, batch.labels, ignore_index=UNLABELLED)
+        each = nn.functional.cross_entropy(
+            student.logits, batch.labels, reduction="none", ignore_index=UNLABELLED
+        )
         soft = kd(student.logits, batch.teacher.logits, temperature).mean()
-        return alpha * soft + (1 - alpha) * hard
+        return alpha * soft + (1 - alpha) * each.mean()
 
     return loss
 

@@ -1,14 +1,15 @@
-"""Train a teacher, or take a given one; then bank its logits for every rung below."""
+"""Train a teacher, or take a given one or several; then bank its logits for every rung below."""
 
 from __future__ import annotations
 
-import shutil
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.core.bank import write_bank
+from tasks.core.banking import write_bank
+from tasks.core.checkpoint import CHECKPOINTS
 from tasks.core.cost import cpu_seconds
 from tasks.core.files import write_json
 from tasks.core.models import (
@@ -17,10 +18,10 @@ from tasks.core.models import (
     ModelSpec,
     Normalisation,
     parameters,
-    weights_path,
     write_spec,
     write_weights,
 )
+from tasks.core.parallel import go_on_alone
 from tasks.core.params import read, section
 from tasks.core.rows import Rows, read_rows
 from tasks.core.seeds import derived, deterministic
@@ -29,9 +30,11 @@ from tasks.core.stage import main
 from tasks.core.tables import DATA, Fingerprint, read_fingerprint, read_split
 from tasks.core.trainer import train
 from tasks.modalities.vision.networks import build, flops
-from tasks.modalities.vision.scorers import load_scorer
+from tasks.modalities.vision.scorers import load_scorer, network_scorer
 from tasks.modalities.vision.training import validator, viewer
-from tasks.teach.given import read_given
+from tasks.teach.ensemble import write_ensemble
+from tasks.teach.folds import RowScorer, check_folds, chosen, fold_of, out_of_fold
+from tasks.teach.given import write_given
 from tasks.teach.params import TeachParams
 
 FOLDER = MODELS / "teacher"
@@ -42,42 +45,69 @@ def run(_: list[str]) -> None:
     params = section("teach", TeachParams)
     deterministic(params.training.seed, threads=int(read()["threads"]))
     fingerprint = read_fingerprint()
+    params.bank.fits(len(fingerprint.data.classes))
     rows = read_rows(fingerprint.data)
+    banked = read_rows(fingerprint.data, transfer=True)
+    if params.folds:
+        check_folds(fold_of(rows.keys, params.folds), params.folds, params.training.batch)
     with cpu_seconds() as training:
         spec = _taught(params, fingerprint, rows)
+        score = _scorer(params, fingerprint, rows, banked)
     with cpu_seconds() as banking:
         write_bank(
             FOLDER / "bank",
-            rows,
+            banked,
             spec.sha256,
             params.views.model_dump(),
-            viewer(rows, params.views),
-            load_scorer(FOLDER, torch.get_num_threads()),
+            viewer(banked, params.views),
+            score,
+            params.bank,
+            folds=params.folds,
         )
     write_json(
         DATA.parent / "measured" / "teacher.json",
-        {**training, "bank_cpu_seconds": banking["cpu_seconds"]},
+        {
+            **training,
+            "bank_cpu_seconds": banking["cpu_seconds"],
+            "bank_views": params.views.count,  # one view: what an epoch with a live teacher adds
+        },
     )
 
 
 def _taught(params: TeachParams, fingerprint: Fingerprint, rows: Rows) -> ModelSpec:
     """The teacher's weights and spec, trained here or copied from the snapshot."""
+    data, given = fingerprint.data, DATA / "raw" / "teacher"
     if params.source == "train":
         return _trained(params, fingerprint, rows)
-    given = DATA / "raw" / "teacher"
-    spec = read_given(given, params.source, fingerprint.data)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights_path(given, spec), weights_path(FOLDER, spec))
-    write_spec(FOLDER, spec)
-    return spec
+    if params.source == "ensemble":
+        sources = [member.source for member in params.members]
+        return write_ensemble(
+            given, FOLDER, sources, data, read_split("val", data), torch.get_num_threads()
+        )
+    return write_given(given, FOLDER, params.source, data, "teacher")
 
 
-def _trained(params: TeachParams, fingerprint: Fingerprint, rows: Rows) -> ModelSpec:
-    """A residual network trained on labels with smoothing."""
-    data = fingerprint.data
+def _scorer(params: TeachParams, fingerprint: Fingerprint, rows: Rows, banked: Rows) -> RowScorer:
+    """What the bank is told of the rows `banked`: the teacher's own answers, or those of one more
+    network for each fold, trained on the labelled `rows` of all others."""
+    if params.folds is None:
+        teacher = load_scorer(FOLDER, torch.get_num_threads())
+        return lambda images, _: teacher(images)
+    fold, scorers = fold_of(rows.keys, params.folds), []
+    for number in range(params.folds):
+        name, history = f"teacher-fold-{number + 1}", FOLDER / "folds" / f"{number + 1}.jsonl"
+        seen = chosen(rows, fold != number)
+        scorers.append(network_scorer(_network(params, fingerprint, seen, name, history)))
+    return out_of_fold(scorers, fold_of(banked.keys, params.folds))
+
+
+def _network(
+    params: TeachParams, fingerprint: Fingerprint, rows: Rows, name: str, history: Path
+) -> nn.Module:
+    """A residual network trained on labels with smoothing; `name` draws its first weights."""
     norm = Normalisation(mean=fingerprint.mean, std=fingerprint.std)
-    torch.manual_seed(derived(params.training.seed, "teacher"))
-    net = build(params.architecture, data, norm)
+    torch.manual_seed(derived(params.training.seed, name))
+    net = build(params.architecture, fingerprint.data, norm)
 
     def loss(student: Student, batch: Batch) -> Tensor:
         return F.cross_entropy(student.logits, batch.labels, label_smoothing=params.label_smoothing)
@@ -87,19 +117,32 @@ def _trained(params: TeachParams, fingerprint: Fingerprint, rows: Rows) -> Model
         rows,
         loss,
         params.training,
-        viewer(rows, params.views),
-        None,
-        validator(net, read_split("val", data)),
-        FOLDER / "history.jsonl",
-        "teach",
+        view=viewer(rows, params.views),
+        validate=validator(net, read_split("val", fingerprint.data)),
+        history=history,
+        what=name.replace("teacher", "teach"),
+        checkpoints=CHECKPOINTS / name,
+        about={
+            "data": fingerprint.digest,
+            "views": params.views.model_dump(),
+            "label_smoothing": params.label_smoothing,
+        },
     )
+    return net
+
+
+def _trained(params: TeachParams, fingerprint: Fingerprint, rows: Rows) -> ModelSpec:
+    """The network that learned from all rows."""
+    data = fingerprint.data
+    net = _network(params, fingerprint, rows, "teacher", FOLDER / "history.jsonl")
+    go_on_alone()
     digest = write_weights(FOLDER / WEIGHTS, net.state_dict())
     count = parameters(net.state_dict())
     spec = ModelSpec(
         name="teacher",
         kind="torch",
         architecture=params.architecture,
-        normalisation=norm,
+        normalisation=Normalisation(mean=fingerprint.mean, std=fingerprint.std),
         data=data,
         parameters=count,
         bytes=4 * count,

@@ -1,11 +1,13 @@
 """A teacher that was trained elsewhere: checked against today's data before it teaches anyone.
 
 Its folder holds a `spec.json` of a few keys (`GivenSpec`) beside `weights.safetensors`, or beside a
-`model.onnx` of any framework, which then teaches as a black box.
+`model.onnx` of any framework, which then teaches as a black box; or it is what Hugging Face's
+`save_pretrained` wrote. Nothing that a file says of its own size is believed.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from textwrap import shorten
 
@@ -14,21 +16,27 @@ import onnx
 from onnx import numpy_helper
 
 from tasks.core.errors import DataError, TeacherError
-from tasks.core.files import read_json, sha256
+from tasks.core.files import inside, read_json, sha256
 from tasks.core.models import (
+    FILES,
     ONNX,
     WEIGHTS,
     Architecture,
     ModelSpec,
     Normalisation,
+    content_sha256,
     finite,
     parameters,
     read_weights,
+    write_spec,
 )
 from tasks.core.params import Section, check
 from tasks.core.session import check_onnx, open_session, score, tensors
 from tasks.core.tables import Schema
+from tasks.modalities.vision.huggingface import load_huggingface
 from tasks.modalities.vision.networks import build, flops
+from tasks.modalities.vision.scorers import network_scorer
+from tasks.modalities.vision.teachers import Source
 
 
 class GivenSpec(Section):
@@ -41,8 +49,8 @@ class GivenSpec(Section):
     created: str | None = None  # ISO date, for teach.max_age
 
 
-def read_given(folder: Path, kind: str, data: Schema) -> ModelSpec:
-    """The full spec of the teacher in `folder`; `kind` is "safetensors" or "onnx".
+def read_given(folder: Path, source: Source, data: Schema) -> ModelSpec:
+    """The full spec of the teacher in `folder`.
 
     Raises `TeacherError` if its classes, input shape, weights or file are not fit to teach.
     """
@@ -51,6 +59,29 @@ def read_given(folder: Path, kind: str, data: Schema) -> ModelSpec:
             f"{folder}: no given teacher in the snapshot; set teach.path and run "
             "`stillhouse run`, which copies it there"
         )
+    try:
+        if source == "huggingface":
+            return _huggingface(folder, data)
+        given = _stated(folder, source, data)
+        return (
+            _torch(folder, given, data) if source == "safetensors" else _onnx(folder, given, data)
+        )
+    except DataError as error:
+        raise TeacherError(str(error)) from None
+
+
+def write_given(given: Path, folder: Path, source: Source, data: Schema, name: str) -> ModelSpec:
+    """Check the teacher in `given` and copy it to the model folder `folder`."""
+    spec = read_given(given, source, data).model_copy(update={"name": name})
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in FILES[spec.kind]:
+        shutil.copyfile(inside(given, given / file), folder / file)
+    write_spec(folder, spec)
+    return spec
+
+
+def _stated(folder: Path, source: Source, data: Schema) -> GivenSpec:
+    """What `spec.json` says, if that fits the data and the weights are there."""
     where = folder / "spec.json"
     given = check(GivenSpec, read_json(where), where=str(where))
     if given.classes != data.classes:
@@ -63,17 +94,13 @@ def read_given(folder: Path, kind: str, data: Schema) -> ModelSpec:
         raise TeacherError(
             f"{where}: takes {given.shape}, the data is {data.shape}; give a teacher of this shape"
         )
-    weights = folder / (WEIGHTS if kind == "safetensors" else ONNX)
+    weights = folder / (WEIGHTS if source == "safetensors" else ONNX)
     if not weights.is_file():
         raise TeacherError(
-            f"{weights}: no such file, and teach.source is {kind}; put it there, or correct "
+            f"{weights}: no such file, and teach.source is {source}; put it there, or correct "
             "teach.source"
         )
-    try:
-        spec = _torch(folder, given, data) if kind == "safetensors" else _onnx(folder, given, data)
-    except DataError as error:
-        raise TeacherError(str(error)) from None
-    return spec
+    return given
 
 
 def _torch(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
@@ -148,6 +175,36 @@ def _onnx(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
         flops=None,
         sha256=sha256(path),
         created=given.created,
+    )
+
+
+def _huggingface(folder: Path, data: Schema) -> ModelSpec:
+    """An image classifier of `transformers`, behind its own preprocessing."""
+    net = load_huggingface(folder, data)
+    try:
+        logits = network_scorer(net)(np.full((2, *data.shape), data.range[0], dtype=np.float32))
+    except Exception as error:
+        raise TeacherError(
+            f"{folder}: cannot score images of shape {data.shape} "
+            f"({shorten(' '.join(str(error).split()), 100, placeholder=' ...')}); correct `size` "
+            "in preprocessor_config.json"
+        ) from None
+    if logits.shape != (2, len(data.classes)) or not np.isfinite(logits).all():
+        raise TeacherError(
+            f"{folder}: answers two blank images with logits of shape {logits.shape}, or with NaN; "
+            f"give a sound teacher of {len(data.classes)} classes"
+        )
+    count = sum(parameter.numel() for parameter in net.parameters())
+    return ModelSpec(
+        name="teacher",
+        kind="huggingface",
+        architecture=None,
+        normalisation=None,
+        data=data,
+        parameters=count,
+        bytes=4 * count,
+        flops=flops(net, data),
+        sha256=content_sha256(folder, "huggingface"),
     )
 
 

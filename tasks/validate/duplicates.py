@@ -120,20 +120,21 @@ def near(
         similarity, partner = np.zeros(end - own), np.full(end - own, -1, dtype=np.int64)
         pairs = dict.fromkeys(names[: place + 1], 0)
         for start, stop in _blocks(own, end):
-            rows = _candidates(sketch, start, stop, threshold - SLACK)
+            rows, others = _candidates(sketch, start, stop, threshold - SLACK)
             if not len(rows):
                 continue
-            alike = np.round((unit[rows] @ unit[:stop].T).astype(np.float64), 5)
-            alike[np.arange(stop) >= rows[:, None]] = 0.0
-            alike[content[rows][:, None] == content[:stop]] = 0.0
+            alike = np.round((unit[rows] @ unit[others].T).astype(np.float64), 5)
+            alike[others >= rows[:, None]] = 0.0
+            alike[content[rows][:, None] == content[others]] = 0.0
             alike[alike < threshold] = 0.0
             for other, (a, b) in zip(names, pairwise(starts), strict=False):
                 if other in pairs:
-                    pairs[other] += int(np.count_nonzero(alike[:, a : min(b, stop)]))
-            if own:
-                best = alike[:, :own].argmax(axis=1)
-                similarity[rows - own] = alike[np.arange(len(rows)), best]
-                partner[rows - own] = best
+                    pairs[other] += int(np.count_nonzero(alike[:, (others >= a) & (others < b)]))
+            before = np.flatnonzero(others < own)
+            if len(before):
+                best = alike[:, before].argmax(axis=1)
+                similarity[rows - own] = alike[np.arange(len(rows)), before[best]]
+                partner[rows - own] = others[before[best]]
         of = np.maximum(np.searchsorted(starts, partner, side="right") - 1, 0)
         found[name] = Near(
             similarity=similarity,
@@ -183,9 +184,11 @@ def _blocks(start: int, end: int) -> list[tuple[int, int]]:
     return [(a, min(a + size, end)) for a in range(start, end, size)]
 
 
-def _candidates(sketch: Floats, start: int, stop: int, bound: float) -> Positions:
-    """Rows in [start, stop) that may be at least `bound` alike to an earlier row."""
+def _candidates(sketch: Floats, start: int, stop: int, bound: float) -> tuple[Positions, Positions]:
+    """Rows in [start, stop) that may be at least `bound` alike to an earlier row, and the rows that
+    one of them may be alike to: few, so that the full product costs little."""
     products = sketch[start:stop] @ sketch[:stop].T
     own = products[:, start:stop]
     own[np.triu_indices(stop - start)] = -1.0
-    return start + np.flatnonzero(products.max(axis=1) >= bound)
+    rows = np.flatnonzero(products.max(axis=1) >= bound)
+    return start + rows, np.flatnonzero((products[rows] >= bound).any(axis=0))

@@ -57,6 +57,16 @@ PARAMETERS = (
         ("show",),
     ),
     Case(
+        "a precision that no training has",
+        params({"teach.training.precision": "float16"}),
+        ("params.yaml: teach.training.precision: must be 'float32' or 'bfloat16'", "'float16'"),
+    ),
+    Case(
+        "quantization-aware training in bfloat16",
+        params({"quantize.qat.precision": "bfloat16"}),
+        ("params.yaml: quantize.qat: precision must be float32", "bfloat16 cannot hold"),
+    ),
+    Case(
         "a word where a number belongs",
         params({"teach.training.epochs": "many"}),
         ("params.yaml: teach.training.epochs: must be a valid integer", "(got 'many')"),
@@ -77,9 +87,19 @@ PARAMETERS = (
         ("params.yaml: teach.training.learning_rate: must be a finite number", "(got nan)"),
     ),
     Case(
+        "a bank in a type that does not exist",
+        params({"teach.bank.dtype": "float8"}),
+        ("params.yaml: teach.bank.dtype: must be 'float16' or 'bfloat16'", "(got 'float8')"),
+    ),
+    Case(
+        "a bank of the top 10 of 10 classes",
+        params({"teach.bank.top": 10}),
+        ("teach.bank.top: 10 is not below the 10 classes", "lower it, or set null"),
+    ),
+    Case(
         "a choice that does not exist",
         params({"data.source": "bucket"}),
-        ("params.yaml: data.source: must be 'digits', 'images' or 'parquet'", "(got 'bucket')"),
+        ("params.yaml: data.source: must be 'digits', 'images', 'parquet' or 'idx'", "'bucket'"),
     ),
     Case(
         "a folder of images without its path",
@@ -90,6 +110,26 @@ PARAMETERS = (
         "shares of the split that do not sum to one",
         params({"data.split.train": 0.9}),
         ("params.yaml: data.split: train, val and test must sum to 1",),
+    ),
+    Case(
+        "idx files and a share of the split for test",
+        params({"data.source": "idx", "data.path": "idx"}),
+        ("params.yaml: data: idx files bring their own test split", "write split.test: given"),
+    ),
+    Case(
+        "a given test split of a source that gives none",
+        params({"data.split": {"train": 0.9, "val": 0.1, "test": "given"}}),
+        ("params.yaml: data: digits brings no test split", "write a share as split.test"),
+    ),
+    Case(
+        "shares beside a given test split that do not sum to one",
+        params({"data.split.test": "given"}),
+        ("params.yaml: data.split: train and val must sum to 1 where test is given",),
+    ),
+    Case(
+        "names of classes for images that are in folders of their classes",
+        params({"data.source": "images", "data.path": "x", "data.classes": ["a", "b"]}),
+        ("params.yaml: data: 'classes' names the labels of idx files", "remove it"),
     ),
     Case(
         "a name that no model may have",

@@ -94,6 +94,13 @@ def _newer(root: Path) -> None:
         database.execute("UPDATE alembic_version SET version_num = 'f00dfeedbeef'")
 
 
+def _cut_checkpoint(root: Path) -> None:
+    """What a disk that lost its last bytes leaves of a training that is to be resumed."""
+    params({"distill.rungs.student.training.epochs": 41})(root)
+    (root / "checkpoints/student").mkdir(parents=True)
+    (root / "checkpoints/student/checkpoint.json").write_text('{"epoch": 3, "k')
+
+
 @contextmanager
 def powerless(root: Path) -> Iterator[Place]:
     """Permission bits bind: they do not bind root, unless it gives that power away."""
@@ -273,6 +280,20 @@ SURROUNDINGS = (
         params({"teach.architecture.widths": [48, 96, 192], "teach.training.epochs": 1}),
         ("teach: models/teacher/", "No space left on device", "free some space and run again"),
         around=full("models", 8192),
+    ),
+    Case(
+        "a full disk, noticed while a teacher banks its logits",
+        params({"teach.views.count": 48, "teach.training.epochs": 1}),
+        ("teach: models/teacher/bank/", "No space left on device", "free some space and run again"),
+        around=full("models", 8192),
+    ),
+    Case(
+        "a truncated checkpoint",
+        _cut_checkpoint,
+        (
+            "distill@student: checkpoints/student/checkpoint.json: truncated or changed",
+            "delete checkpoints/student",
+        ),
     ),
     Case(
         "a second run at once",

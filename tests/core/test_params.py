@@ -39,7 +39,7 @@ def test_an_unknown_key_gets_the_nearest_known_one(tmp_path: Path) -> None:
         ("teach.training.epochs", "many", "valid integer"),
         ("teach.training.epochs", 0, "greater than or equal to 1"),
         ("teach.training.learning_rate", float("nan"), "finite"),
-        ("teach.source", "pickle", "'train', 'safetensors' or 'onnx'"),
+        ("teach.source", "pickle", "'train', 'safetensors', 'onnx', 'huggingface' or 'ensemble'"),
         ("teach.source", "onnx", "'path' is needed"),
     ],
 )

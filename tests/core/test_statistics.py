@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, norm
+from scipy.stats import binom, norm, t
 
 from tasks.core import metrics
 from tasks.core.statistics import (
     benjamini_hochberg,
     bootstrap_upper,
+    clustered_bootstrap,
     mcnemar_exact,
     mcnemar_loss,
     paired_bootstrap_upper,
@@ -244,6 +245,90 @@ def test_a_statistic_that_is_nan_once_gives_nan() -> None:
 def test_values_of_other_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         bootstrap_upper(np.zeros(4), np.zeros(5, dtype=np.int64))
+
+
+def slow_clustered(differences: np.ndarray, runs: int, seed: int) -> tuple[float, float]:
+    """Two-level resampling as it is told: draw seeds, draw rows once for all of them, average."""
+    seeds, rows = differences.shape
+    spread = math.sqrt(seeds / (seeds - 1)) * t.ppf(0.95, seeds - 1) / norm.ppf(0.95)
+    grand, generator, found = differences.mean(), np.random.default_rng(seed), []
+    for _ in range(runs):
+        drawn, total = generator.integers(0, rows, rows), 0.0
+        for one in generator.integers(0, seeds, seeds):
+            total += differences[one][drawn].mean() + (spread - 1) * (
+                differences[one].mean() - grand
+            )
+        found.append(total / seeds)
+    low, high = np.quantile(found, [0.05, 0.95])
+    return float(low), float(high)
+
+
+def test_clustered_bootstrap_agrees_with_a_slow_reference() -> None:
+    generator = np.random.default_rng(8)
+    per_seed, per_row = generator.normal(0.02, 0.02, (4, 1)), generator.normal(0, 0.2, (1, 150))
+    differences = per_seed + per_row + generator.normal(0, 0.1, (4, 150))
+
+    found = clustered_bootstrap(differences, runs=4000)
+
+    assert found == pytest.approx(slow_clustered(differences, 4000, seed=1), abs=0.003)
+
+
+def test_clustered_bootstrap_of_seeds_that_agree_is_the_bootstrap_of_rows() -> None:
+    values = np.random.default_rng(9).normal(0.1, 1.0, 300)
+    strata = np.zeros(300, dtype=np.int64)
+
+    low, high = clustered_bootstrap(np.tile(values, (5, 1)), runs=4000)
+
+    assert high == pytest.approx(bootstrap_upper(values, strata, runs=4000), abs=0.01)
+    assert low == pytest.approx(-bootstrap_upper(-values, strata, runs=4000), abs=0.01)
+
+
+def test_clustered_bootstrap_of_rows_that_agree_is_students_interval_of_seeds() -> None:
+    means = np.array([0.01, 0.03, 0.02, 0.05, 0.04])
+    half = t.ppf(0.95, 4) * means.std(ddof=1) / math.sqrt(5)
+
+    low, high = clustered_bootstrap(np.tile(means[:, None], (1, 50)))
+
+    assert (low, high) == pytest.approx((0.03 - half, 0.03 + half), abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("between_seeds", "between_rows", "covers"), [(0.02, 0.05, 0.95), (0.0, 0.1, 0.95)]
+)
+def test_clustered_bootstrap_covers_the_truth_as_often_as_it_says(
+    between_seeds: float, between_rows: float, covers: float
+) -> None:
+    generator = np.random.default_rng(10)
+    covered = [
+        clustered_bootstrap(
+            generator.normal(0, between_seeds, (5, 1))
+            + generator.normal(0, between_rows, (1, 100))
+            + generator.normal(0, 0.01, (5, 100)),
+            runs=400,
+            seed=repetition,
+        )[0]
+        <= 0
+        for repetition in range(500)
+    ]
+
+    assert np.mean(covered) == pytest.approx(covers, abs=0.025)
+
+
+def test_clustered_bootstrap_in_blocks_draws_as_it_does_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    differences = np.random.default_rng(11).normal(0.0, 1.0, (3, 60))
+    at_once = clustered_bootstrap(differences, runs=2000)
+    monkeypatch.setattr("tasks.core.statistics.BLOCK", 600)  # ten runs of 60 rows at a time
+
+    assert clustered_bootstrap(differences, runs=2000) == pytest.approx(at_once, abs=0.05)
+    assert clustered_bootstrap(differences, seed=1) != clustered_bootstrap(differences, seed=2)
+
+
+@pytest.mark.parametrize("shape", [(1, 50), (5, 0), (50,)])
+def test_clustered_bootstrap_needs_two_seeds_and_a_row(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="2 seeds or more"):
+        clustered_bootstrap(np.zeros(shape))
 
 
 def test_benjamini_hochberg_gives_the_values_of_the_textbook() -> None:

@@ -1,27 +1,20 @@
-"""The trainer, the bank and the views: what one saw is what the other stored."""
+"""The views and the losses of the loop, and the network that it trains."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from tasks.core.bank import read_bank, write_bank
-from tasks.core.errors import DataError
 from tasks.core.kd import kd
-from tasks.core.metrics import cosine
 from tasks.core.models import Architecture, Normalisation, parameters
 from tasks.core.rows import in_memory
-from tasks.core.seeds import derived, deterministic
+from tasks.core.seeds import derived
 from tasks.core.tables import Schema, Table
-from tasks.core.trainer import Training, TrainingError, train
 from tasks.modalities.vision.networks import ResidualNetwork, build, folded
-from tasks.modalities.vision.scorers import network_scorer
-from tasks.modalities.vision.training import viewer
 from tasks.modalities.vision.views import Views, apply
+from tests.core.small_training import run
 
 SCHEMA = Schema(
     modality="vision", shape=(1, 8, 8), dtype="uint8", range=(0, 16), classes=("a", "b", "c")
@@ -41,109 +34,6 @@ def table() -> Table:
 def network(seed: int = 0) -> ResidualNetwork:
     torch.manual_seed(seed)
     return build(Architecture(widths=(4, 8)), SCHEMA, Normalisation(mean=8, std=5))
-
-
-def trained(table: Table, history: Path, **changes: object) -> ResidualNetwork:
-    deterministic(0, threads=1)
-    net = network()
-    training = Training.model_validate({"epochs": 3, "batch": 20, "learning_rate": 0.01, **changes})
-    train(
-        net,
-        in_memory(table),
-        lambda out, batch: F.cross_entropy(out.logits, batch.labels),
-        training,
-        viewer(in_memory(table), VIEWS),
-        None,
-        lambda: 0.5,
-        history,
-        "test",
-    )
-    return net
-
-
-def test_training_twice_gives_the_same_bits(table: Table, tmp_path: Path) -> None:
-    first, second = (trained(table, tmp_path / n).state_dict() for n in "ab")
-    assert all(torch.equal(first[k], second[k]) for k in first)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
-def test_another_seed_gives_another_order(table: Table, tmp_path: Path) -> None:
-    first, second = trained(table, tmp_path / "a"), trained(table, tmp_path / "b", seed=1)
-    assert not torch.equal(first.head.weight, second.head.weight)
-
-
-def test_history_has_a_line_an_epoch_and_the_loss_falls(table: Table, tmp_path: Path) -> None:
-    trained(table, tmp_path / "h.jsonl", epochs=6)
-    lines = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert lines[-1]["loss"] < lines[0]["loss"]
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 6])
-def test_a_training_of_a_few_steps_runs(table: Table, tmp_path: Path, epochs: int) -> None:
-    trained(table, tmp_path / "h", epochs=epochs, batch=60)
-    assert len((tmp_path / "h").read_text().splitlines()) == epochs
-
-
-def test_a_batch_larger_than_the_data_is_refused_before_training(
-    table: Table, tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match="batch 64 is larger than the 60 training rows"):
-        trained(table, tmp_path / "h", batch=64)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(table: Table, tmp_path: Path) -> None:
-    broken = Table(table.rows, table.labels, np.full((60, 1, 8, 8), np.nan, np.float32))
-    with pytest.raises(TrainingError, match="the loss is nan in epoch 1"):
-        trained(broken, tmp_path / "h")
-
-
-def test_the_bank_holds_the_logits_of_the_very_view_that_the_student_sees(
-    table: Table, tmp_path: Path
-) -> None:
-    net = network().eval()
-    rows = in_memory(table)
-    view, index = viewer(rows, VIEWS), torch.arange(60)
-    write_bank(tmp_path, rows, "model", VIEWS.model_dump(), view, network_scorer(net))
-    bank = read_bank(tmp_path, rows, "model", VIEWS.model_dump())
-    for k in range(2 * VIEWS.count):
-        seen = view(torch.from_numpy(table.images).float(), index.numpy(), k)
-        with torch.no_grad():
-            live = net(seen).numpy()
-        banked = bank.signal(seen, index, k)[0].logits.numpy()
-        assert cosine(live, banked) >= 0.9999
-        assert np.abs(live - banked).max() < 5e-3
-        other = bank.signal(seen, index, k + 1)[0].logits.numpy()
-        assert np.abs(live - other).max() > 1e-2, "views differ, so a wrong view would show"
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ("model", "of another model"),
-        ("views", "of other views"),
-        ("rows", "of other training rows"),
-        ("bytes", "truncated or changed"),
-    ],
-)
-def test_a_bank_that_does_not_match_says_why(
-    table: Table, tmp_path: Path, change: str, says: str
-) -> None:
-    rows = in_memory(table)
-    view = viewer(rows, VIEWS)
-    write_bank(tmp_path, rows, "m", VIEWS.model_dump(), view, network_scorer(network()))
-    model, views = "m", VIEWS.model_dump()
-    if change == "model":
-        model = "n"
-    if change == "views":
-        views = {**views, "seed": 4}
-    if change == "rows":
-        rows = in_memory(table.take(np.arange(60)[::-1].copy()))
-    if change == "bytes":
-        file = tmp_path / "logits.safetensors"
-        file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(DataError, match=says):
-        read_bank(tmp_path, rows, model, views)
 
 
 def test_view_zero_is_the_row_and_views_are_shifts_or_mirrors(table: Table) -> None:
@@ -194,7 +84,7 @@ def test_the_gradient_of_kd_keeps_its_size_across_temperatures() -> None:
 
 
 def test_folding_batchnorm_changes_no_logit(table: Table, tmp_path: Path) -> None:
-    net = trained(table, tmp_path / "h")
+    net = run(tmp_path)
     images = torch.from_numpy(table.images).float()
     flat = folded(net)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in flat.modules())

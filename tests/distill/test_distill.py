@@ -3,16 +3,18 @@ import torch
 from torch.nn import functional as F
 
 from tasks.core.errors import GateError, ParamsError
+from tasks.core.layers import Shapes
 from tasks.core.models import ModelSpec
 from tasks.core.params import check
 from tasks.core.signal import Batch, Outputs, Student
 from tasks.core.tables import Schema
-from tasks.distill.losses import weighted
+from tasks.distill.losses import Weighted
 from tasks.distill.params import Rung
 from tasks.distill.report import check_ratio, report
 
 SCHEMA = Schema(modality="vision", shape=(1, 4, 4), dtype="uint8", range=(0, 1), classes=("a", "b"))
 
+BARE = Shapes((0, 1), {}, {})
 
 RUNG = {
     "from": "teacher",
@@ -45,8 +47,8 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     student = Student(torch.randn(8, 3))
     labels = torch.randint(0, 3, (8,))
     batch = Batch(torch.zeros(8, 1, 4, 4), labels, (Outputs(torch.randn(8, 3)),))
-    both = weighted(rung(kd=0.9, cross_entropy=0.1))(student, batch)
-    soft = weighted(rung(kd=1.0))(student, batch)
+    both = Weighted(rung(kd=0.9, cross_entropy=0.1), BARE)(student, batch)
+    soft = Weighted(rung(kd=1.0), BARE)(student, batch)
     hard = F.cross_entropy(student.logits, labels)
     assert float(both) == pytest.approx(0.9 * float(soft) + 0.1 * float(hard), rel=1e-5)
 

@@ -13,8 +13,10 @@ from tasks.core.cost import cpu
 from tasks.core.files import read_json, write_json
 from tasks.judge.__main__ import run
 from tasks.judge.case import Case
-from tasks.judge.costs import Noted, break_even, measured_costs
+from tasks.judge.costs import Noted, break_even, measured_costs, operations
+from tasks.judge.params import Distillation, Quantization, Teaching
 from tasks.judge.verdict import Costs, Latency, MeasuredCosts, read_verdict
+from tests.judge.conftest import PARAMS
 
 ROWS = 39  # 40 training rows, one of them set aside
 CARD = Path("reports/student/card.md")
@@ -64,6 +66,36 @@ def test_training_counts_three_passes_a_row_and_epoch_and_a_bank_one_a_view(
     assert predictions is not None
     saved = teacher - 480
     assert (predictions - 1) * saved < costs.below_teacher.flops <= predictions * saved
+
+
+def test_a_live_teacher_and_an_adversarial_search_are_counted(
+    case: Case, distillation: Distillation
+) -> None:
+    teaching = Teaching.model_validate(PARAMS["teach"])
+    quantize = Quantization.model_validate(PARAMS["quantize"])
+    recipe = distillation.rungs["student"].model_dump()
+    live = {**recipe, "signal": "live"}
+    searched = {**recipe, "losses": {"adversarial": 1.0}, "adversary": {"steps": 2}}
+
+    def flops(changed: dict[str, Any]) -> int:
+        rungs = {**distillation.rungs, "student": changed}
+        changed_to = Distillation.model_validate({**distillation.model_dump(), "rungs": rungs})
+        return operations(case, teaching, changed_to, quantize).steps[3].flops or 0
+
+    before = flops(recipe)
+    assert flops(live) - before == 1 * ROWS * 2000, "one epoch of the assistant above"
+    assert flops(searched) - before == 3 * 3 * ROWS * 480, "two steps and the image they end at"
+
+
+def test_out_of_fold_teaching_of_k_folds_costs_as_much_as_k_trainings_on_all_rows(
+    case: Case, distillation: Distillation
+) -> None:
+    teaching = Teaching.model_validate(PARAMS["teach"] | {"folds": 5})
+    quantize = Quantization.model_validate(PARAMS["quantize"])
+
+    costs = operations(case, teaching, distillation, quantize)
+
+    assert costs.steps[0].flops == 5 * 3 * 4 * ROWS * (case.teacher_spec.flops or 0)
 
 
 def test_a_search_without_training_adds_no_operations(

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from tasks.core.bank import write_bank
+from tasks.core.banking import write_bank
 from tasks.core.files import sha256, write_json
 from tasks.core.models import (
     WEIGHTS,
@@ -43,7 +43,7 @@ NORM = Normalisation(mean=90.0, std=60.0)
 VIEWS = Views(count=2, seed=0, shift=1, flip=False)
 PARAMS = {
     "threads": 1,
-    "teach": {"views": VIEWS.model_dump()},
+    "teach": {"views": VIEWS.model_dump(), "bank": {}},
     "quantize": {
         "schemes": ["float32", "dynamic", "static", "qat"],
         "calibration": {"rows": 64, "method": "minmax"},
@@ -127,7 +127,8 @@ def project(
 ) -> Callable[[], Path]:
     """A function that gives a fresh working directory: tables, params, student and a teacher."""
     source = tmp_path_factory.mktemp("source")
-    for name, table in (("train", train_rows), ("val", val_rows)):
+    none = train_rows.take(np.zeros(len(train_rows), dtype=bool))
+    for name, table in (("train", train_rows), ("val", val_rows), ("transfer", none)):
         write_table(source / f"data/{name}.parquet", table)
     empty = {field.name: pa.array([], field.type) for field in QUARANTINE}
     pq.write_table(pa.table(empty, schema=QUARANTINE), source / "data/quarantine.parquet")
@@ -149,7 +150,7 @@ def project(
     rows = in_memory(train_rows)
     write_bank(
         teacher / "bank", rows, sha256(teacher / WEIGHTS), VIEWS.model_dump(),
-        viewer(rows, VIEWS), network_scorer(student),
+        viewer(rows, VIEWS), lambda images, _: network_scorer(student)(images),
     )  # fmt: skip
     (source / "params.yaml").write_text(yaml.safe_dump(PARAMS))
 

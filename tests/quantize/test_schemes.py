@@ -135,9 +135,10 @@ def trained(
     train(
         net, in_memory(train_rows), guided(4.0, 1.0),
         Training(epochs=12, batch=32, learning_rate=0.02, weight_decay=0.0),
-        viewer(in_memory(train_rows), Views(count=1, shift=0)),
-        lambda _, index, __: (Outputs(signal[index]),),
-        validator(net, val_rows), tmp_path_factory.mktemp("qat") / "history.jsonl", "qat",
+        view=viewer(in_memory(train_rows), Views(count=1, shift=0)),
+        signal=lambda _, index, __: (Outputs(signal[index]),),
+        validate=validator(net, val_rows), what="qat",
+        history=tmp_path_factory.mktemp("qat") / "history.jsonl",
     )  # fmt: skip
     return net
 

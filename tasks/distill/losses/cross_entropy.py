@@ -5,9 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.core.rows import UNLABELLED
 from tasks.core.signal import Batch, Student
+from tasks.core.tables import UNLABELLED
 from tasks.distill.params import Rung
+
+NEEDS = ("labels",)
 
 
 def loss(student: Student, batch: Batch, _: Rung) -> Tensor:

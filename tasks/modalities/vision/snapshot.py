@@ -1,7 +1,9 @@
-"""The raw snapshot of labelled images: its form, and how it is written and read.
+"""The raw snapshot of images: its form, and how it is written and read.
 
-`images.parquet` holds `image` (a fixed-size list of C·H·W values), `label` and `origin`;
-`snapshot.json` describes it. A snapshot is an input of the DAG, tracked by DVC.
+`images.parquet` holds `image` (a fixed-size list of C·H·W values), `label` and `origin`, and
+`split` ("test" or null) where the source has a test split of its own; `transfer.parquet`, if there
+is one, holds images without labels; `snapshot.json` describes both. An input of the DAG, tracked by
+DVC.
 """
 
 from __future__ import annotations
@@ -22,6 +24,15 @@ from tasks.core.tables import Schema
 
 MIN_PER_CLASS = 5
 
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+
+
+class TransferInfo(Section):
+    """`transfer.parquet`: its rows and the SHA-256 of the file."""
+
+    rows: int
+    sha256: str
+
 
 class SnapshotInfo(Section):
     """`snapshot.json`."""
@@ -31,28 +42,29 @@ class SnapshotInfo(Section):
     source: str
     rows: int
     sha256: str  # of images.parquet
+    transfer: TransferInfo | None = None
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in memory: `pixels` (N, C, H, W) raw, `labels` and `origins` (N,) text."""
+    """Labelled images in memory: `pixels` (N, C, H, W) raw, `labels` and `origins` (N,) text.
 
-    pixels: NDArray[np.uint8] | NDArray[np.float32]
+    `classes`: in the source's own order; None where it has none, and they are sorted by name.
+    `test` (N,): the rows of the source's own test split; None where it has none.
+    """
+
+    pixels: Pixels
     labels: list[str]
     origins: list[str]
+    classes: tuple[str, ...] | None = None
+    test: NDArray[np.bool_] | None = None
 
 
 def checked(images: Images, where: str) -> Images:
     """`images` if they can be learned from; otherwise a `DataError` that names the first flaw."""
     if not len(images.pixels):
         raise DataError(f"{where}: holds no images; add some")
-    bad = ~np.isfinite(images.pixels.reshape(len(images.pixels), -1)).all(axis=1)
-    if bad.any():
-        at = int(bad.argmax())
-        raise DataError(
-            f"{where}: {images.origins[at]} has NaN or infinite pixels "
-            f"({int(bad.sum())} in all); mend or remove them"
-        )
+    finite(images.pixels, images.origins, where)
     names, counts = np.unique(images.labels, return_counts=True)
     if len(names) < 2:
         raise DataError(f"{where}: only one class ('{names[0]}'); add a second one")
@@ -65,34 +77,66 @@ def checked(images: Images, where: str) -> Images:
     return images
 
 
+def finite(pixels: Pixels, origins: list[str], where: str) -> None:
+    """Raise a `DataError` if a pixel of (N, C, H, W) is NaN or infinite."""
+    bad = ~np.isfinite(pixels.reshape(len(pixels), -1)).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{where}: {origins[int(bad.argmax())]} has NaN or infinite pixels "
+            f"({int(bad.sum())} in all); mend or remove them"
+        )
+
+
 def write_snapshot(
-    folder: Path, images: Images, value_range: tuple[float, float], source: str
+    folder: Path,
+    images: Images,
+    value_range: tuple[float, float],
+    source: str,
+    transfer: tuple[Pixels, list[str]] | None = None,
 ) -> SnapshotInfo:
-    """Write a snapshot; equal images give equal bytes."""
-    pixels = np.ascontiguousarray(images.pixels)
-    flat = pa.array(pixels.reshape(-1))
-    size = int(np.prod(pixels.shape[1:]))
-    content = pa.table(
-        {
-            "image": pa.FixedSizeListArray.from_arrays(flat, size),
-            "label": pa.array(images.labels, pa.string()),
-            "origin": pa.array(images.origins, pa.string()),
-        }
-    )
-    path = folder / "images.parquet"
-    with whole(path) as scratch:
-        pq.write_table(content, scratch, compression="zstd")
-    channels, height, width = pixels.shape[1:]
+    """Write a snapshot; equal images give equal bytes. `transfer`: images and their origins."""
+    columns = {
+        "image": _lists(images.pixels),
+        "label": pa.array(images.labels, pa.string()),
+        "origin": pa.array(images.origins, pa.string()),
+    }
+    if images.test is not None:
+        given = ["test" if test else None for test in images.test]
+        columns["split"] = pa.array(given, pa.string())
+    channels, height, width = images.pixels.shape[1:]
     data = Schema(
         modality="vision",
         shape=(channels, height, width),
-        dtype="uint8" if pixels.dtype == np.uint8 else "float32",
+        dtype="uint8" if images.pixels.dtype == np.uint8 else "float32",
         range=value_range,
-        classes=tuple(sorted(set(images.labels))),
+        classes=images.classes or tuple(sorted(set(images.labels))),
     )
-    info = SnapshotInfo(data=data, source=source, rows=len(pixels), sha256=sha256(path))
-    write_json(folder / "snapshot.json", info.model_dump(mode="json"))
+    info = SnapshotInfo(
+        data=data,
+        source=source,
+        rows=len(images.pixels),
+        sha256=_written(folder / "images.parquet", columns),
+        transfer=None if transfer is None else _write_transfer(folder, *transfer),
+    )
+    write_json(folder / "snapshot.json", info.model_dump(mode="json", exclude_none=True))
     return info
+
+
+def _write_transfer(folder: Path, pixels: Pixels, origins: list[str]) -> TransferInfo:
+    columns = {"image": _lists(pixels), "origin": pa.array(origins, pa.string())}
+    return TransferInfo(rows=len(pixels), sha256=_written(folder / "transfer.parquet", columns))
+
+
+def _lists(pixels: Pixels) -> pa.FixedSizeListArray:
+    flat = pa.array(np.ascontiguousarray(pixels).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, int(np.prod(pixels.shape[1:])))
+
+
+def _written(path: Path, columns: dict[str, pa.Array]) -> str:
+    """Write a Parquet; returns its SHA-256."""
+    with whole(path) as scratch:
+        pq.write_table(pa.table(columns), scratch, compression="zstd")
+    return sha256(path)
 
 
 def read_snapshot(folder: Path) -> tuple[SnapshotInfo, Images]:
@@ -104,21 +148,43 @@ def read_snapshot(folder: Path) -> tuple[SnapshotInfo, Images]:
         )
     info = check(SnapshotInfo, read_json(path), where=str(path))
     file = folder / "images.parquet"
-    if not file.is_file() or sha256(file) != info.sha256:
-        raise DataError(
-            f"{file}: missing, truncated or changed since {path} was written; "
-            "run `dvc checkout data/raw.dvc` or take the snapshot again"
-        )
-    content = pq.read_table(file)
-    values = content["image"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    content = _content(file, info.sha256)
+    given = "split" in content.column_names
     images = Images(
-        values.reshape(-1, *info.data.shape),
+        _pixels(content, file, info.data),
         content["label"].to_pylist(),
         content["origin"].to_pylist(),
+        info.data.classes,
+        np.array([s == "test" for s in content["split"].to_pylist()]) if given else None,
     )
-    low, high = info.data.range
-    if images.pixels.min() < low or images.pixels.max() > high:
+    return info, checked(images, str(file))
+
+
+def read_transfer(folder: Path, info: SnapshotInfo) -> Pixels:
+    """The images (N, C, H, W) of the transfer set; of none, if the snapshot has none."""
+    if info.transfer is None:
+        return np.zeros((0, *info.data.shape), dtype=info.data.dtype)
+    file = folder / "transfer.parquet"
+    return _pixels(_content(file, info.transfer.sha256), file, info.data)
+
+
+def _content(file: Path, stated: str) -> pa.Table:
+    """A Parquet of the snapshot, if it is the one that `snapshot.json` names."""
+    if not file.is_file() or sha256(file) != stated:
+        raise DataError(
+            f"{file}: missing, truncated or changed since {file.parent / 'snapshot.json'} was "
+            "written; run `dvc checkout data/raw.dvc` or take the snapshot again"
+        )
+    return pq.read_table(file)
+
+
+def _pixels(content: pa.Table, file: Path, data: Schema) -> Pixels:
+    """The images of a Parquet of the snapshot, (N, C, H, W), all within the declared range."""
+    values = content["image"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    pixels: Pixels = values.reshape(-1, *data.shape)
+    low, high = data.range
+    if pixels.min() < low or pixels.max() > high:
         raise DataError(
             f"{file}: pixels leave the declared range [{low}, {high}]; take the snapshot again"
         )
-    return info, checked(images, str(file))
+    return pixels

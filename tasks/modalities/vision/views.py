@@ -36,13 +36,10 @@ def apply(images: Tensor, keys: NDArray[np.uint64], k: int, views: Views) -> Ten
     span = 2 * views.shift + 1
     dx = torch.from_numpy((noise % np.uint64(span)).astype(np.int64))
     dy = torch.from_numpy((noise // np.uint64(span) % np.uint64(span)).astype(np.int64))
-    n, c, h, w = images.shape
-    padded = F.pad(images, [views.shift] * 4)
-    rows = (torch.arange(h) + dy[:, None])[:, None, :, None]
-    columns = (torch.arange(w) + dx[:, None])[:, None, None, :]
-    moved = padded[
-        torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None], rows, columns
-    ]
+    h, w = images.shape[2:]
+    # Every window of the padded image, as a view of it: whole rows of pixels are copied at a time.
+    windows = F.pad(images, [views.shift] * 4).unfold(2, h, 1).unfold(3, w, 1)
+    moved = windows[torch.arange(len(images)), :, dy, dx]
     if views.flip:
         # Alternating flips: half of the rows start mirrored, and each next view turns them over.
         mirrored = torch.from_numpy((((keys & np.uint64(1)) + np.uint64(k)) % np.uint64(2)) == 1)

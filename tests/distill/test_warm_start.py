@@ -1,0 +1,228 @@
+"""What a rung starts from and learns on: former weights, and rows that have no label."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from tasks.core.bank import BankForm
+from tasks.core.banking import write_bank
+from tasks.core.errors import DataError
+from tasks.core.models import (
+    Architecture,
+    ModelSpec,
+    Normalisation,
+    Origin,
+    read_weights,
+    write_spec,
+    write_weights,
+)
+from tasks.core.rows import Rows, in_memory
+from tasks.core.seeds import deterministic
+from tasks.core.tables import UNLABELLED, Fingerprint, Schema, Split, Table
+from tasks.distill.params import Rung
+from tasks.distill.training import Material, learn
+from tasks.distill.warm_start import read_former
+from tasks.ingest.split import row_id
+from tasks.modalities.vision.networks import build
+from tasks.modalities.vision.training import viewer
+from tasks.modalities.vision.views import Views
+
+DIGITS = Schema(
+    modality="vision",
+    shape=(1, 8, 8),
+    dtype="uint8",
+    range=(0, 16),
+    classes=tuple("0123456789"),
+)
+SMALL, BATCH = Architecture(widths=(8, 16)), 50
+
+
+def rung(epochs: int, learning_rate: float, architecture: Architecture = SMALL) -> Rung:
+    return Rung.model_validate(
+        {
+            "from": "teacher",
+            "architecture": architecture.model_dump(),
+            "training": {"epochs": epochs, "batch": BATCH, "learning_rate": learning_rate},
+            "losses": {"kd": 0.9, "cross_entropy": 0.1},
+        }
+    )
+
+
+class World:
+    """Digits, and a teacher whose bank says of each row what it shows."""
+
+    def __init__(self, root: Path) -> None:
+        content = load_digits()
+        images = content.images.astype(np.uint8)[:, None]
+        ids = np.array([row_id(image) for image in images])
+        self.root, self.table = root, Table(ids, content.target.astype(np.int64), images)
+        net = build(SMALL, DIGITS, Normalisation(mean=5, std=6))
+        self.teacher = spec(root / "teacher", net.state_dict(), "teacher")
+
+    def material(self, rows: slice, unlabelled: slice = slice(0, 0)) -> Material:
+        """Training rows, then some without their label; a fixed part is for validation."""
+        seen, more = (self.table.take(np.arange(1797)[part]) for part in (rows, unlabelled))
+        both = Table(*(np.concatenate(p) for p in zip(parts(seen), parts(more), strict=True)))
+        labels = np.concatenate([seen.labels, np.full(len(more), UNLABELLED)])
+        learned = in_memory(Table(both.rows, labels, both.images))
+        views, form = Views(count=1, shift=0), BankForm()
+        self._bank(learned, both.labels, views, form)
+        split = Split(rows=1, per_class={}, sha256="0")
+        fingerprint = Fingerprint(
+            format="stillhouse/fingerprint/1", data=DIGITS, snapshot="0", mean=4.9, std=6.0,
+            splits={"train": split}, digest="0",
+        )  # fmt: skip
+        val = self.table.take(np.arange(1400, 1797))
+        return Material(fingerprint, learned, val, views, form)
+
+    def _bank(self, rows: Rows, shown: np.ndarray, views: Views, form: BankForm) -> None:
+        def score(_: np.ndarray, index: np.ndarray) -> np.ndarray:
+            return 8 * np.eye(10, dtype=np.float32)[shown[index]]
+
+        write_bank(
+            self.root / "teacher/bank", rows, self.teacher.sha256, views.model_dump(),
+            viewer(rows, views), score, form,
+        )  # fmt: skip
+
+    def learn(self, name: str, recipe: Rung, on: Material) -> tuple[ModelSpec, list[float]]:
+        """The student's spec, and its accuracy on validation rows after each epoch."""
+        deterministic(0, threads=1)
+        folder = self.root / name
+        told, _ = learn(
+            "student", recipe, self.root / "teacher", folder, on, self.root / f"c-{name}", name
+        )
+        lines = (folder / "history.jsonl").read_text().splitlines()
+        return told, [json.loads(line)["val_accuracy"] for line in lines]
+
+
+def parts(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return table.rows, table.labels, table.images
+
+
+def spec(folder: Path, state: dict[str, torch.Tensor], name: str) -> ModelSpec:
+    """Write a model folder of the small architecture."""
+    found = ModelSpec(
+        name=name, kind="torch", architecture=SMALL, normalisation=Normalisation(mean=5, std=6),
+        data=DIGITS, parameters=1, bytes=4, flops=None,
+        sha256=write_weights(folder / "weights.safetensors", state),
+    )  # fmt: skip
+    write_spec(folder, found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    torch.manual_seed(0)
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def former(world: World) -> Path:
+    """A student of the first 700 rows."""
+    world.learn("former", rung(12, 0.02), world.material(slice(0, 700)))
+    return world.root / "former"
+
+
+def steps_to(accuracy: float, history: list[float], rows: int) -> int:
+    """Optimiser steps until validation first reached `accuracy`."""
+    epoch = next(i for i, reached in enumerate(history, start=1) if reached >= accuracy)
+    return epoch * (rows // BATCH)
+
+
+def test_on_new_data_a_warm_start_is_as_good_in_a_fraction_of_the_steps(
+    world: World, former: Path
+) -> None:
+    new = slice(700, 1400)
+    _, cold = world.learn("cold", rung(12, 0.02), world.material(new))
+
+    warm = replace(world.material(new), warm_start=former)
+    told, history = world.learn("warm", rung(3, 0.005), warm)
+
+    assert max(cold) > 0.9, "a target that means something"
+    assert 4 * steps_to(max(cold), history, 700) <= steps_to(max(cold), cold, 700)
+    assert told.warm_start == Origin(name="student", sha256=read_former(former, DIGITS)[0].sha256)
+
+
+def test_a_warm_start_keeps_the_normalisation_that_its_weights_know(
+    world: World, former: Path
+) -> None:
+    on = world.material(slice(0, 100))
+    other = replace(on, fingerprint=on.fingerprint.model_copy(update={"mean": 12.0, "std": 1.0}))
+
+    told, _ = world.learn("kept", rung(1, 1e-6), replace(other, warm_start=former))
+
+    assert told.normalisation == Normalisation(mean=4.9, std=6.0)
+    assert float(read_weights(world.root / "kept/weights.safetensors")["mean"]) == pytest.approx(
+        4.9
+    )
+
+
+def test_a_rung_of_another_architecture_starts_afresh(world: World, former: Path) -> None:
+    on, wide = world.material(slice(0, 100)), rung(1, 0.01, Architecture(widths=(8, 24)))
+
+    afresh, _ = world.learn("afresh", wide, on)
+    beside, _ = world.learn("beside", wide, replace(on, warm_start=former))
+
+    assert beside.warm_start is None
+    assert beside.sha256 == afresh.sha256
+
+
+def test_rows_of_the_transfer_set_teach_the_student_without_a_label(world: World) -> None:
+    few, more = slice(0, 100), slice(100, 700)
+
+    alone, without = world.learn("alone", rung(6, 0.02), world.material(few))
+    told, with_them = world.learn("transfer", rung(6, 0.02), world.material(few, more))
+
+    assert told.sha256 != alone.sha256
+    assert with_them[-1] > without[-1] + 0.05
+
+
+def _spec(**change: object) -> Callable[[Path, ModelSpec], None]:
+    return lambda folder, found: write_spec(folder, found.model_copy(update=change))
+
+
+def _nan(folder: Path, found: ModelSpec) -> None:
+    state = read_weights(folder / "weights.safetensors")
+    state["head.bias"][0] = float("nan")
+    digest = write_weights(folder / "weights.safetensors", state)
+    write_spec(folder, found.model_copy(update={"sha256": digest}))
+
+
+def _cut(folder: Path, _: ModelSpec) -> None:
+    path = folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def _gone(folder: Path, _: ModelSpec) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (_spec(data=DIGITS.model_copy(update={"classes": ("a", "b")})), "of other classes, shape"),
+        (_spec(data=DIGITS.model_copy(update={"shape": (1, 9, 9)})), "of other classes, shape"),
+        (_spec(data=DIGITS.model_copy(update={"range": (0.0, 255.0)})), "of other classes, shape"),
+        (_spec(architecture=Architecture(widths=(4, 8))), "weights and spec.json do not fit"),
+        (_nan, "weights hold NaN or infinity"),
+        (_cut, "is not the file that"),
+        (_gone, "no former weights here; `stillhouse run` brings them"),
+    ],
+)
+def test_weights_that_nothing_can_start_from_are_refused(
+    tmp_path: Path, harm: Callable[[Path, ModelSpec], None], says: str
+) -> None:
+    folder = tmp_path / "warm_start"
+    net = build(SMALL, DIGITS, Normalisation(mean=5, std=6))
+    harm(folder, spec(folder, net.state_dict(), "student"))
+
+    with pytest.raises(DataError, match=says):
+        read_former(folder, DIGITS)

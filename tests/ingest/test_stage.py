@@ -1,0 +1,145 @@
+"""The stage on small snapshots: who makes the test split, and what never reaches training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tasks.core.errors import DataError
+from tasks.core.rows import read_rows, row_keys
+from tasks.core.tables import QUARANTINE, UNLABELLED, Schema, read_fingerprint, read_split
+from tasks.ingest.__main__ import run
+from tasks.ingest.split import row_id
+from tasks.modalities.vision.snapshot import Images, write_snapshot
+
+SHARES = "{train: 0.6, val: 0.2, test: 0.2}"
+GIVEN = "{train: 0.8, val: 0.2, test: given}"
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/raw").mkdir(parents=True)
+
+
+def pictures(count: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, 3, 3)).astype(np.uint8)
+
+
+def ingested(
+    pixels: Pixels,
+    split: str,
+    test: NDArray[np.bool_] | None = None,
+    transfer: Pixels | None = None,
+) -> Schema:
+    """Write a snapshot and run the stage on it."""
+    labels = ["ab"[i % 2] for i in range(len(pixels))]
+    images = Images(pixels, labels, [f"row {i}" for i in range(len(pixels))], ("b", "a"), test)
+    extra = None if transfer is None else (transfer, ["x"] * len(transfer))
+    write_snapshot(Path("data/raw"), images, (0.0, 255.0), "a test", extra)
+    Path("params.yaml").write_text(f"data:\n  split: {split}\n")
+    run([])
+    return read_fingerprint().data
+
+
+def rows(split: str, schema: Schema) -> set[str]:
+    return set(read_split(split, schema).rows.tolist())
+
+
+def test_a_given_test_split_is_the_test_split_and_the_rest_is_divided_by_content() -> None:
+    pixels, test = pictures(100), np.arange(100) % 4 == 1
+
+    schema = ingested(pixels, GIVEN, test)
+
+    ids = np.array([row_id(image) for image in pixels])
+    assert rows("test", schema) == set(ids[test])
+    assert rows("train", schema) | rows("val", schema) == set(ids[~test])
+    assert 0.7 < len(rows("train", schema)) / 75 < 0.9
+
+
+def test_classes_keep_the_order_of_the_source() -> None:
+    schema = ingested(pictures(40), SHARES)
+
+    assert schema.classes == ("b", "a")
+    table = read_split("train", schema)
+    first = next(i for i, p in enumerate(pictures(40)) if row_id(p) == table.rows[0])
+    assert table.labels[0] == "ba".index("ab"[first % 2])
+
+
+def test_a_copy_of_a_given_test_image_leaves_train_and_val(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pixels, test = pictures(100), np.arange(100) >= 80
+    pixels[[3, 7, 11]] = pixels[[90, 90, 95]]
+    pixels[99] = pixels[98]
+
+    schema = ingested(pixels, GIVEN, test)
+
+    protected = read_split("test", schema).rows
+    assert len(protected) == 20, "the given split stays whole, its own copies too"
+    assert not set(protected) & (rows("train", schema) | rows("val", schema))
+    assert len(read_split("train", schema)) + len(read_split("val", schema)) == 77
+    assert "3 rows left out of train and val" in capsys.readouterr().out
+    assert read_fingerprint().copies_of_test == 3
+
+
+@pytest.mark.parametrize(
+    ("split", "test", "says"),
+    [
+        (GIVEN, None, "data/raw: has no test split of its own; write a share as data.split.test"),
+        (SHARES, np.arange(40) < 9, "has a test split of its own; write data.split.test: given"),
+    ],
+)
+def test_shares_that_the_snapshot_contradicts_are_refused(
+    split: str, test: NDArray[np.bool_] | None, says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        ingested(pictures(40), split, test)
+
+
+def empty_quarantine() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    none = {field.name: pa.array([], field.type) for field in QUARANTINE}
+    pq.write_table(pa.table(none, schema=QUARANTINE), "data/quarantine.parquet")
+
+
+def test_a_transfer_row_that_is_labelled_anywhere_never_reaches_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labelled, new = pictures(60), pictures(10, seed=1)
+    empty_quarantine()
+
+    schema = ingested(labelled, SHARES, transfer=np.concatenate([new, labelled, new[:2]]))
+
+    learned = read_rows(schema, transfer=True)
+    train = len(read_split("train", schema))
+    assert len(learned) == train + 10
+    assert learned.labels[train:].tolist() == [UNLABELLED] * 10
+    assert set(learned.keys[train:]) == set(row_keys([row_id(image) for image in new]))
+    protected = row_keys(list(rows("val", schema) | rows("test", schema)))
+    assert not set(learned.keys) & set(protected)
+    assert "transfer 10 rows; 62 left out" in capsys.readouterr().out
+    assert len(read_rows(schema)) == train, "what learns from labels sees none of it"
+
+
+def test_the_transfer_set_counts_in_the_digest_of_the_data_and_none_is_an_empty_table() -> None:
+    digests = []
+    for transfer in (None, pictures(5, seed=1), pictures(6, seed=1)):
+        schema = ingested(pictures(40), SHARES, transfer=transfer)
+        digests.append(read_fingerprint().digest)
+        found = 0 if transfer is None else len(transfer)
+        assert len(read_split("transfer", schema)) == found
+    assert len(set(digests)) == 3
+
+
+def test_rows_without_a_transfer_set_are_the_training_rows() -> None:
+    schema = ingested(pictures(40), SHARES)
+    empty_quarantine()
+
+    both = [read_rows(schema, transfer=transfer) for transfer in (False, True)]
+
+    assert both[0].digest == both[1].digest
