@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.table import results, show, write
 from tasks.core.files import write_text
 
-BENCHMARKS = ("main", "whole")
+BENCHMARKS = ("main", "whole", "distill", "fashion-mnist")
 
 
 def main(names: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(names: list[str]) -> int:
         return 2
     for name in names or BENCHMARKS:
         if name != "results":
-            rows = importlib.import_module(f"benchmarks.{name}").run()
+            rows = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").run()
             write(name, rows)
             show(name, rows)
     write_text(Path(__file__).parents[1] / "docs" / "results.md", results())

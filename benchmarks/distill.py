@@ -1,0 +1,313 @@
+"""What the bank saves, how fast the trainer steps, and how much memory both take.
+
+Random images and weights, since nothing here is about accuracy; everything is measured in turn in
+one process, on `THREADS` threads, and compared within each round. A plain loop is what one writes
+without us: a DataLoader over a TensorDataset, AdamW, OneCycleLR, the default memory format.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks import footprint, reference
+from benchmarks.table import Row, row
+from tasks.core.bank import Bank, BankForm, read_bank
+from tasks.core.banking import write_bank
+from tasks.core.kd import kd
+from tasks.core.live import live_network
+from tasks.core.metrics import cosine
+from tasks.core.models import Architecture, Normalisation
+from tasks.core.params import read
+from tasks.core.rows import Rows, View, in_memory
+from tasks.core.seeds import deterministic
+from tasks.core.signal import Batch, Outputs, Signal, Student
+from tasks.core.tables import Schema, Table
+from tasks.core.trainer import Training, train
+from tasks.modalities.vision.networks import ResidualNetwork, build
+from tasks.modalities.vision.scorers import network_scorer
+from tasks.modalities.vision.sources.idx import idx_files
+from tasks.modalities.vision.training import viewer
+from tasks.modalities.vision.views import Views
+
+COMMAND = "make bench-distill"
+THREADS, ROUNDS, BATCH, BATCHES = 1, 5, 256, 25
+VIEW = 1  # view 0 is the row itself and costs nothing
+DATA = Schema(
+    modality="vision", shape=(1, 28, 28), dtype="uint8", range=(0, 255), classes=tuple("0123456789")
+)
+VIEWS = Views(count=2, seed=0, shift=2, flip=True)
+TEACHER = Architecture(widths=(48, 96, 192), stride=2)
+STUDENTS = tuple(
+    Architecture(widths=widths, stride=2) for widths in ((12, 24, 48), (8, 16, 32), (6, 12, 24))
+)
+PRESET = Path(__file__).parents[1] / "presets" / "fashion-mnist.yaml"
+LEARNING = {"learning_rate": 0.01, "weight_decay": 0.05}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every loop is given: rows, their view, a teacher and what it said."""
+
+    folder: Path
+    rows: Rows
+    view: View
+    teacher: ResidualNetwork
+    bank: Bank
+    said: Tensor  # the teacher's logits of `VIEW`, in memory
+    bank_seconds: float  # of one view of all rows
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds an image of one student, in each way to train it."""
+
+    plain_live: float
+    plain: float
+    live: float
+    banked: float
+    step: float
+    plain_low: float
+    step_low: float
+
+
+def run() -> list[Row]:
+    """All rows of the table."""
+    base = Path(tempfile.mkdtemp(prefix="stillhouse-bench-"))
+    try:
+        deterministic(0, THREADS)
+        setting = prepared(base)
+        rounds: dict[Architecture, list[Round]] = {student: [] for student in STUDENTS}
+        forwards = []
+        for number in range(ROUNDS):
+            print(f"bench-distill: round {number + 1}/{ROUNDS}", flush=True)
+            forwards.append(forward(setting))
+            for student in STUDENTS:
+                rounds[student].append(measured(setting, student))
+        return [
+            *(r for s in STUDENTS for r in bank_rows(s, rounds[s], forwards)),
+            *(r for s in STUDENTS for r in step_rows(s, rounds[s])),
+            *cost_rows(setting, rounds[STUDENTS[0]]),
+            *footprint.rows(base, COMMAND),
+            *rescored(),
+        ]
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def rescored() -> list[Row]:
+    """Rows of the committed references, on the test rows of the preset's own files."""
+    if not reference.FOLDER.is_dir():
+        return []
+    data = read(PRESET)["data"]
+    images = idx_files(Path(data["path"]), tuple(data["classes"]))
+    assert images.test is not None
+    code = {name: index for index, name in enumerate(data["classes"])}
+    labels = np.array([code[label] for label in images.labels], dtype=np.int64)
+    names = np.array(images.origins)
+    return reference.rescored(Table(names, labels, images.pixels).take(images.test), COMMAND)
+
+
+def prepared(base: Path) -> Setting:
+    """Random rows, a teacher of random weights, and its bank."""
+    print("bench-distill: the bank", flush=True)
+    count, draw = BATCH * BATCHES, np.random.default_rng(0)
+    names = np.array([f"{key:016x}{0:048x}" for key in draw.integers(0, 2**63, count)])
+    images = draw.integers(0, 256, (count, *DATA.shape)).astype(np.uint8)
+    rows = in_memory(Table(names, draw.integers(0, 10, count), images))
+    teacher = network(TEACHER).eval()
+    view, score = viewer(rows, VIEWS), network_scorer(teacher)
+    start = time.perf_counter()
+    write_bank(base / "bank", rows, "m", VIEWS.model_dump(), view, lambda x, _: score(x))
+    spent = time.perf_counter() - start
+    bank = read_bank(base / "bank", rows, "m", VIEWS.model_dump(), BankForm())
+    said = bank.said(torch.arange(count), VIEW)
+    return Setting(base, rows, view, teacher, bank, said, spent / VIEWS.count)
+
+
+def network(architecture: Architecture) -> ResidualNetwork:
+    torch.manual_seed(0)
+    return build(architecture, DATA, Normalisation(mean=128, std=74))
+
+
+def default_format(net: ResidualNetwork) -> ResidualNetwork:
+    """`net` as PyTorch lays it out where nobody asks for channels-last."""
+    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return net
+
+
+def forward(setting: Setting) -> float:
+    """Seconds an image of the teacher alone, asked as a live signal is."""
+    images, signal = setting.rows.images[:].float(), live_network(setting.teacher)
+    starts = range(0, len(images), BATCH)
+    blocks = [images[i : i + BATCH].to(memory_format=torch.channels_last) for i in starts]
+    start = time.perf_counter()
+    for block in blocks:
+        signal(block, torch.empty(0), VIEW)
+    return (time.perf_counter() - start) / len(images)
+
+
+def measured(setting: Setting, student: Architecture) -> Round:
+    """One round of one student."""
+    plainly = default_format(network(TEACHER).eval())
+
+    def live(images: Tensor, _: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = plainly(images)
+            return logits
+
+    def stored(_: Tensor, index: Tensor) -> Tensor:
+        return setting.said[index]
+
+    def in_memory_signal(_: Tensor, index: Tensor, _view: int) -> tuple[Outputs, ...]:
+        return (Outputs(setting.said[index]),)
+
+    return Round(
+        plain_live=plain(setting, student, live),
+        plain=plain(setting, student, stored),
+        live=ours(setting, student, live_network(setting.teacher)),
+        banked=ours(setting, student, lambda x, i, _: setting.bank.signal(x, i, VIEW)),
+        step=ours(setting, student, in_memory_signal),
+        plain_low=plain(setting, student, stored, low=True),
+        step_low=ours(setting, student, in_memory_signal, low=True),
+    )
+
+
+def plain(
+    setting: Setting,
+    student: Architecture,
+    teach: Callable[[Tensor, Tensor], Tensor],
+    low: bool = False,
+) -> float:
+    """Seconds an image of a plain PyTorch loop with the same model, batch, views and loss."""
+    net = default_format(network(student).train())
+    rows = setting.rows
+    dataset = TensorDataset(rows.images[:].float(), rows.labels, torch.arange(len(rows)))
+    loader = DataLoader(dataset, BATCH, shuffle=True, drop_last=True)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, total_steps=len(loader) + 1)
+    start = time.perf_counter()
+    for raw, labels, index in loader:
+        images = setting.view(raw, index.numpy(), VIEW)
+        soft = F.log_softmax(teach(images, index) / 4, dim=1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            logits = net(images)
+        ours = F.log_softmax(logits.float() / 4, dim=1)
+        guided = F.kl_div(ours, soft, reduction="batchmean", log_target=True) * 16
+        loss = 0.9 * guided + 0.1 * F.cross_entropy(logits.float(), labels)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+    return (time.perf_counter() - start) / len(rows)
+
+
+def ours(setting: Setting, student: Architecture, signal: Signal, low: bool = False) -> float:
+    """Seconds an image of our trainer, all that it does around an epoch included."""
+
+    def loss(student: Student, batch: Batch) -> Tensor:
+        guided = kd(student.logits, batch.teacher.logits, 4.0).mean()
+        return 0.9 * guided + 0.1 * F.cross_entropy(student.logits, batch.labels)
+
+    net, precision = network(student), "bfloat16" if low else "float32"
+    training: dict[str, Any] = {"epochs": 1, "batch": BATCH, "precision": precision, **LEARNING}
+    start = time.perf_counter()
+    with redirect_stdout(io.StringIO()):
+        train(
+            net,
+            setting.rows,
+            loss,
+            Training.model_validate(training),
+            view=lambda images, index, _: setting.view(images, index, VIEW),
+            validate=lambda: 0.0,
+            history=setting.folder / "history.jsonl",
+            what="bench",
+            signal=signal,
+        )
+    return (time.perf_counter() - start) / len(setting.rows)
+
+
+def median(of: Callable[[Round], float], rounds: list[Round]) -> float:
+    return statistics.median(of(r) for r in rounds)
+
+
+def parameters(architecture: Architecture) -> int:
+    return sum(p.numel() for p in network(architecture).parameters())
+
+
+def bank_rows(student: Architecture, rounds: list[Round], forwards: list[float]) -> list[Row]:
+    """The bank against a live teacher. Both sides of the share are our trainer, so that the student
+    step is the same one; the limit is that of a bank that costs nothing."""
+    fraction = f"1/{parameters(TEACHER) / parameters(student):.0f} of its parameters"
+    limits = [(t + r.step) / r.step for t, r in zip(forwards, rounds, strict=True)]
+    reached = [r.live / r.banked for r in rounds]
+    shares = [a / b for a, b in zip(reached, limits, strict=True)]
+    plainly = median(lambda r: r.plain_live / r.banked, rounds)
+    named = f"bank vs live teacher, {fraction}"
+    return [
+        row(f"{named}: share of the limit that is reached", statistics.median(shares), "",
+            ">= 0.9", COMMAND, ROUNDS),
+        row(f"{named}: the limit, (teacher forward + student step) / student step",
+            statistics.median(limits), "x", "", COMMAND, ROUNDS),
+        row(f"{named}: speed-up, same trainer", statistics.median(reached), "x", "", COMMAND,
+            ROUNDS),
+        row(f"{named}: speed-up over a plain PyTorch loop", plainly, "x", "", COMMAND, ROUNDS),
+    ]  # fmt: skip
+
+
+def step_rows(student: Architecture, rounds: list[Round]) -> list[Row]:
+    """Our trainer's step against a plain loop's, teacher left out of both."""
+    size, rows = f"{parameters(student):,} parameters", []
+    for precision, theirs, our in (
+        ("float32", lambda r: r.plain, lambda r: r.step),
+        ("bfloat16", lambda r: r.plain_low, lambda r: r.step_low),
+    ):
+        named = f"student step, {size}, {precision}"
+        plainly, fast = (1 / median(of, rounds) for of in (theirs, our))
+        ratio = median(lambda r, theirs=theirs, our=our: theirs(r) / our(r), rounds)  # type: ignore[misc]
+        rows += [
+            row(f"{named}: over a plain PyTorch loop", ratio, "x", ">= 1.2", COMMAND, ROUNDS),
+            row(f"{named}", fast, "images/s", "", COMMAND, ROUNDS, baseline=plainly),
+        ]
+    return rows
+
+
+def cost_rows(setting: Setting, rounds: list[Round]) -> list[Row]:
+    """What a bank costs, and how near it is to the teacher asked anew."""
+    count, preset = len(setting.rows), read(PRESET)
+    views = preset["teach"]["views"]["count"]
+    epochs = preset["distill"]["rungs"]["student"]["training"]["epochs"]
+    files = sum(p.stat().st_size for p in (setting.folder / "bank").iterdir())
+    index = torch.from_numpy(np.random.default_rng(1).choice(count, 1000, replace=False))
+    seen = setting.view(setting.rows.images[index].float(), index.numpy(), VIEW)
+    with torch.no_grad():
+        truth = setting.teacher(seen.to(memory_format=torch.channels_last)).numpy()
+    kept = setting.bank.said(index, VIEW).numpy()
+    saved = median(lambda r: r.live - r.banked, rounds)
+    pays = views * setting.bank_seconds / count / (epochs * saved)
+    agreement = float((truth.argmax(1) == kept.argmax(1)).mean())
+    return [
+        row("bank: time for a view of 60,000 rows", 60000 * setting.bank_seconds / count, "s", "",
+            COMMAND),
+        row("bank: on disk, a view of 60,000 rows", files / VIEWS.count / count * 0.06, "MB", "",
+            COMMAND),
+        row("bank: mean cosine to the live teacher, 1,000 rows", cosine(truth, kept), "",
+            ">= 0.9999", COMMAND),
+        row("bank: argmax equal to the live teacher's, 1,000 rows", agreement, "", "", COMMAND),
+        row(f"bank of {views} views: students of {epochs} epochs after which it pays", pays, "", "",
+            COMMAND, ROUNDS),
+    ]  # fmt: skip

@@ -1,0 +1,120 @@
+"""Fashion-MNIST end to end: the preset in a clone, five seeds of its student, taught and untaught.
+
+Everything is chosen on validation rows; the test rows are scored here once, at the end. What comes
+out is compared with the committed references, or becomes them (`benchmarks/reference.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ruamel.yaml import YAML
+
+from benchmarks import reference
+from benchmarks.clone import REFUSED, ROOT, STILLHOUSE, clone
+from benchmarks.table import Row, row
+from tasks.core.metrics import correct
+from tasks.core.models import read_spec
+from tasks.core.statistics import clustered_bootstrap
+from tasks.core.tables import Table, read_fingerprint, read_split
+from tasks.modalities.vision.scorers import load_scorer
+
+SEEDS = 5
+COMMAND = "make bench-fashion-mnist"
+KEPT = "STILLHOUSE_BENCH"  # a folder that stays, so that an interrupted run goes on where it was
+
+
+def run() -> list[Row]:
+    """Train all of it and score it; hours become an hour by leaving the machine alone."""
+    kept = os.environ.get(KEPT)
+    base = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="stillhouse-bench-"))
+    folder = base / "fashion-mnist"
+    try:
+        if not folder.exists():
+            clone(folder)
+            _seeded(folder)
+        seconds = _ran(folder)
+        return _rows(folder, seconds)
+    finally:
+        if not kept:
+            shutil.rmtree(base, ignore_errors=True)
+
+
+def _seeded(folder: Path) -> None:
+    """The preset as `params.yaml`, with every seed of the student and its twins on labels alone."""
+    yaml = YAML()
+    content: dict[str, Any] = yaml.load(ROOT / "presets" / "fashion-mnist.yaml")
+    rungs = content["distill"]["rungs"]
+    for seed in range(SEEDS):
+        for name in (_taught(seed), _alone(seed)):
+            rungs[name] = rung = deepcopy(rungs["student"])
+            rung["training"]["seed"] = seed
+            if name == _alone(seed):
+                rung["losses"] = {"cross_entropy": 1.0}
+    yaml.dump(content, folder / "params.yaml")
+
+
+def _taught(seed: int) -> str:
+    return "student" if seed == 0 else f"student_{seed}"
+
+
+def _alone(seed: int) -> str:
+    return f"labels_{seed}"
+
+
+def _ran(folder: Path) -> dict[str, float]:
+    """Seconds of each stage that `stillhouse run` worked on; its lines go on as they come."""
+    seconds: dict[str, float] = {}
+    with subprocess.Popen(
+        [*STILLHOUSE, "run"], cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            if ended := re.match(r"(\S+): done \(([\d.]+) s\)", line):
+                seconds[ended[1]] = float(ended[2])
+    if running.returncode not in (0, REFUSED):
+        raise RuntimeError(f"stillhouse run ended with {running.returncode}")
+    return seconds
+
+
+def _rows(folder: Path, seconds: dict[str, float]) -> list[Row]:
+    """What the models of the run reach on the test rows, each scored once."""
+    data = read_fingerprint(folder / "data" / "fingerprint.json").data
+    test = read_split("test", data, folder / "data")
+    models = folder / "models"
+    teacher = _hits(models / "teacher", test)
+    taught = np.stack([_hits(models / _taught(s), test) for s in range(SEEDS)])
+    alone = np.stack([_hits(models / _alone(s), test) for s in range(SEEDS)])
+    size = read_spec(models / "teacher").parameters / read_spec(models / "student").parameters
+    differences = taught.astype(np.int64) - alone.astype(np.int64)
+    least, _ = clustered_bootstrap(differences)
+    minutes = seconds["teach"] / 60 if "teach" in seconds else None
+    reached = {p.name: float(_hits(p, test).mean()) for p in sorted(models.iterdir())}
+    return [
+        row("teacher's test accuracy (10,000 rows)", teacher.mean(), "", ">= 0.94", COMMAND),
+        row("teacher trained and banked", minutes, "min", "<= 25", COMMAND),
+        row("teacher's parameters over the student's", size, "x", ">= 10", COMMAND),
+        row("student keeps of the teacher's test accuracy, mean of seeds",
+            taught.mean() / teacher.mean(), "", ">= 0.99", COMMAND, SEEDS),
+        row("student's test accuracy, mean of seeds", taught.mean(), "", "", COMMAND, SEEDS),
+        row("the same on labels alone, mean of seeds", alone.mean(), "", "", COMMAND, SEEDS),
+        row("gain over labels alone, points", 100 * differences.mean(), "", "", COMMAND, SEEDS),
+        row("its lower bound (95 %, rows and seeds resampled), points",
+            100 * least, "", ">= 0", COMMAND, SEEDS),
+        *reference.compared(folder, reached, COMMAND),
+    ]  # fmt: skip
+
+
+def _hits(folder: Path, test: Table) -> NDArray[np.bool_]:
+    """Which test rows the model in `folder` has right."""
+    return correct(load_scorer(folder)(test.images), test.labels)

@@ -1,0 +1,121 @@
+"""Peak memory of banking and one epoch, by the number of rows: each in a process of its own.
+
+`python -m benchmarks.footprint FOLDER` is such a process: it reads the table in FOLDER as a stage
+does, banks a small network, trains one under that bank, and prints its peak in MB.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.table import Row, row
+from tasks.core.bank import BankForm, read_bank
+from tasks.core.banking import write_bank
+from tasks.core.models import Architecture, Normalisation
+from tasks.core.rows import read_rows
+from tasks.core.seeds import deterministic
+from tasks.core.signal import Batch, Student
+from tasks.core.tables import QUARANTINE, Schema
+from tasks.core.trainer import Training, train
+from tasks.modalities.vision.networks import build
+from tasks.modalities.vision.scorers import network_scorer
+from tasks.modalities.vision.training import viewer
+from tasks.modalities.vision.views import Views
+
+FEW, MANY, BLOCK = 60_000, 600_000, 6_000
+RUNS = 3  # peaks hardly differ from run to run
+DATA = Schema(
+    modality="vision", shape=(1, 28, 28), dtype="uint8", range=(0, 255), classes=tuple("0123456789")
+)
+
+
+def rows(base: Path, command: str) -> list[Row]:
+    """The peaks and how much one is above the other."""
+    peaks = {}
+    for count in (FEW, MANY):
+        print(f"bench-distill: memory at {count:,} rows", flush=True)
+        folder = base / str(count)
+        written(folder, count)
+        found = []
+        for _ in range(RUNS if count == FEW else 1):
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.footprint", str(folder)],
+                cwd=Path(__file__).parents[1],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            found.append(float(done.stdout.split()[-1]))
+        peaks[count] = sorted(found)[len(found) // 2]
+        (folder / "train.parquet").unlink()
+    grown = 100 * (peaks[MANY] / peaks[FEW] - 1)
+    return [
+        row(
+            f"peak memory of banking and one epoch, {FEW:,} rows",
+            peaks[FEW],
+            "MB",
+            "",
+            command,
+            RUNS,
+        ),
+        row(f"peak memory of banking and one epoch, {MANY:,} rows", peaks[MANY], "MB", "", command),
+        row(f"peak memory, growth from {FEW:,} to {MANY:,} rows", grown, "%", "<= 10", command),
+    ]
+
+
+def written(folder: Path, count: int) -> None:
+    """Random images, the same few repeated, under ids of their own; nothing in quarantine."""
+    folder.mkdir()
+    draw, size = np.random.default_rng(0), int(np.prod(DATA.shape))
+    values = pa.array(draw.integers(0, 256, BLOCK * size).astype(np.uint8))
+    pixels = pa.FixedSizeListArray.from_arrays(values, size)
+    labels = pa.array(draw.integers(0, 10, BLOCK).astype(np.int32))
+    writer = None
+    for start in range(0, count, BLOCK):
+        names = [f"{i:064x}" for i in range(start, start + BLOCK)]
+        block = pa.table({"row": names, "label": labels, "pixels": pixels})
+        writer = writer or pq.ParquetWriter(folder / "train.parquet", block.schema)
+        writer.write_table(block)
+    assert writer is not None
+    writer.close()
+    pq.write_table(QUARANTINE.empty_table(), folder / "quarantine.parquet")
+
+
+def used(folder: Path) -> float:
+    """Read, bank and train in this process; its peak in MB."""
+    deterministic(0, 1)
+    rows, views = read_rows(DATA, folder), Views(count=1, shift=2)
+    net = build(Architecture(widths=(4,), stride=2), DATA, Normalisation(mean=128, std=74))
+    view, score = viewer(rows, views), network_scorer(net)
+    write_bank(folder / "bank", rows, "m", views.model_dump(), view, lambda x, _: score(x))
+    bank = read_bank(folder / "bank", rows, "m", views.model_dump(), BankForm())
+
+    def loss(student: Student, batch: Batch) -> Tensor:
+        return F.mse_loss(student.logits, batch.teacher.logits)
+
+    train(
+        net, rows, loss, Training(epochs=1, batch=256, learning_rate=0.01), view=view,
+        validate=lambda: 0.0, history=folder / "history.jsonl", what="bench", signal=bank.signal,
+    )  # fmt: skip
+    return peak()
+
+
+def peak() -> float:
+    """The largest resident set of this process so far, in MB.
+
+    Not `ru_maxrss`: on Linux that begins with the peak of whoever started the process.
+    """
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) / 1024
+
+
+if __name__ == "__main__":
+    print(used(Path(sys.argv[1])))

@@ -1,0 +1,120 @@
+"""The trained Fashion-MNIST models that other benchmarks start from: committed, small, checked.
+
+Weights are kept as float16 (half the bytes; `make bench-distill` shows what that changes), so a
+reference's digest is that of its own file. `STILLHOUSE_REFERENCE=write make bench-fashion-mnist`
+replaces them; without that, what was trained is compared with them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from benchmarks.table import Row, row
+from tasks.core.errors import DataError
+from tasks.core.files import read_json, sha256, write_json
+from tasks.core.metrics import accuracy
+from tasks.core.models import WEIGHTS, read_spec, read_weights, write_spec, write_weights
+from tasks.core.params import Section, check
+from tasks.core.session import open_session, score
+from tasks.core.tables import Table
+from tasks.modalities.vision.scorers import load_scorer
+
+FOLDER = Path(__file__).parent / "reference"
+WRITE = "STILLHOUSE_REFERENCE"
+SHIPPED = "model.onnx"
+KEPT = ("teacher", "student")
+
+
+class Reference(Section):
+    """`reference.json`: test accuracy and the SHA-256 of every file, and how they were made."""
+
+    format: str = "stillhouse/reference/1"
+    command: str
+    accuracy: dict[str, float]  # of float32 weights, as trained
+    files: dict[str, str] = Field(default_factory=dict)
+
+
+def compared(run: Path, reached: dict[str, float], command: str) -> list[Row]:
+    """Rows that set a finished run beside the references; with `STILLHOUSE_REFERENCE=write` the
+    run's models become the references first."""
+    if os.environ.get(WRITE) == "write":
+        write(run, reached, command)
+    known = read()
+    worst = max(abs(known.accuracy[name] - reached[name]) for name in KEPT)
+    same = all(_halved(run / "models" / n) == known.files[f"{n}/{WEIGHTS}"] for n in KEPT)
+    size = sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file())
+    return [
+        row("retrained models: largest change of test accuracy against the references", worst, "",
+            "<= 0.005", command),
+        row("retrained models: weights identical to the references", float(same), "", "", command),
+        row("committed references", size / 1e6, "MB", "<= 3", command),
+    ]  # fmt: skip
+
+
+def write(run: Path, reached: dict[str, float], command: str) -> None:
+    """Keep the chain of a finished run as the references."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    for name in KEPT:
+        spec = read_spec(run / "models" / name)
+        digest = write_weights(FOLDER / name / WEIGHTS, _half(run / "models" / name))
+        write_spec(FOLDER / name, spec.model_copy(update={"sha256": digest}))
+        if (run / "ship" / name / SHIPPED).is_file():
+            shutil.copyfile(run / "ship" / name / SHIPPED, FOLDER / name / SHIPPED)
+    files = {p.relative_to(FOLDER).as_posix(): sha256(p) for p in sorted(FOLDER.rglob("*.*"))}
+    content = Reference(command=command, accuracy=reached, files=files)
+    write_json(FOLDER / "reference.json", content.model_dump(mode="json"))
+
+
+def read() -> Reference:
+    """The references' page; every file is checked against its digest."""
+    path = FOLDER / "reference.json"
+    known = check(Reference, read_json(path), where=str(path))
+    for name, digest in known.files.items():
+        if not (FOLDER / name).is_file() or sha256(FOLDER / name) != digest:
+            raise DataError(
+                f"{FOLDER / name}: is not the file that {path} names; check it out again"
+            )
+    return known
+
+
+def rescored(test: Table, command: str) -> list[Row]:
+    """Test accuracy of every committed model, float and shipped."""
+    known = read()
+    rows: list[Row] = []
+    for name in KEPT:
+        trained = known.accuracy[name]
+        logits = load_scorer(FOLDER / name)(test.images)
+        rows.append(_scored(f"reference {name}, float16 weights", logits, test, trained, command))
+        if (FOLDER / name / SHIPPED).is_file():
+            logits, _ = score(open_session(FOLDER / name / SHIPPED), test.images)
+            rows.append(_scored(f"reference {name}, as shipped", logits, test, trained, command))
+    return rows
+
+
+def _scored(
+    what: str, logits: NDArray[np.float32], test: Table, trained: float, command: str
+) -> Row:
+    """Accuracy beside that of the float32 weights, as trained."""
+    return row(f"{what}: test accuracy", accuracy(logits, test.labels), "", "", command,
+               baseline=trained)  # fmt: skip
+
+
+def _half(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        k: v.half() if v.is_floating_point() else v
+        for k, v in read_weights(folder / WEIGHTS).items()
+    }
+
+
+def _halved(folder: Path) -> str:
+    """SHA-256 of the weights in `folder` as a reference would keep them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return write_weights(Path(scratch) / WEIGHTS, _half(folder))
