@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from flows.dag import opened
 from flows.freshness import date
 from flows.state import Checkout
-from flows.warm_start import former
 from tasks.core.errors import DataError
 from tasks.core.params import read
 
@@ -33,6 +32,7 @@ def acquire(checkout: Checkout, params: Params) -> None:
     Nothing is replaced unless DVC can track it, the data can be learned from, a given teacher can
     teach them and a student can start from the former weights that `distill.warm_start` names.
     """
+    from flows.warm_start import former
     from tasks.modalities.vision.acquire import take
 
     read(checkout.root / "dvc.yaml")

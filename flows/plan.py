@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flows.params import Params
     from tasks.core.models import Architecture
     from tasks.core.tables import Schema
+    from tasks.distill.decision import PlanReport
     from tasks.distill.propose import Chain, Ground
     from tasks.teach.params import TeachParams
 
@@ -155,7 +156,7 @@ def _chosen(checkout: Checkout, params: Params, on: Ground) -> tuple[Chain, str]
         teacher = checkout.root / MODELS / "teacher"
         same = {chain.name: chain.rungs for chain in report.chains} == compared
         known = (teacher / "spec.json").is_file() and read_spec(teacher).sha256 == report.teacher
-        if same and known and report.write is not None:
+        if same and known and _of_these_data(checkout.root, report) and report.write is not None:
             said = f"the {report.write} chain, as {REPORT} recommends"
             if report.write != report.recommended:
                 said = (
@@ -164,6 +165,15 @@ def _chosen(checkout: Checkout, params: Params, on: Ground) -> tuple[Chain, str]
                 )
             return compared[report.write], said
     return proposed, "the proposal for distill.budget"
+
+
+def _of_these_data(root: Path, report: PlanReport) -> bool:
+    """The report's tables are those of the snapshot that lies there now."""
+    from tasks.core.tables import read_fingerprint
+
+    today = read_fingerprint(root / "data" / "fingerprint.json")
+    snapshot = read_json(root / RAW / "snapshot.json")["sha256"]
+    return (report.fingerprint, snapshot) == (today.digest, today.snapshot)
 
 
 def _write(checkout: Checkout, chain: Chain) -> None:

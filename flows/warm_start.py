@@ -41,6 +41,12 @@ def former(checkout: Checkout, params: Params) -> Callable[[Path, Schema], None]
     if asked is None:
         return None
     place = _champion(checkout, params.name) if asked == CHAMPION else checkout.home / asked
+    for made in ("models", "ship"):
+        if place.resolve().is_relative_to((checkout.root / made).resolve()):
+            raise DataError(
+                f"{place}: is what a run here makes, so each would start another; name a copy "
+                "outside, a sealed bundle, or champion"
+            )
     spec, weights = _found(checkout, place)
 
     def write(folder: Path, data: Schema) -> None:

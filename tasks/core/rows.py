@@ -66,9 +66,8 @@ def read_rows(schema: Schema, folder: Path = DATA, transfer: bool = False) -> Ro
     With `transfer`, those of the transfer set follow, labelled `UNLABELLED`: for whoever learns
     from a model and not from labels, and for the bank that it learns from.
     """
-    tables = [(folder / "train.parquet", set_aside(folder / "quarantine.parquet", "train"))]
-    if transfer:
-        tables.append((folder / "transfer.parquet", set()))
+    names = ("train", "transfer") if transfer else ("train",)
+    tables = [(folder / f"{n}.parquet", set_aside(folder / "quarantine.parquet", n)) for n in names]
     labels: list[NDArray[np.int64]] = []
     keys: list[NDArray[np.uint64]] = []
     digest = hashlib.sha256()

@@ -48,13 +48,15 @@ def candidates(chain: Chain, ground: Ground, views: int) -> dict[str, Chain]:
     """
     for name, rung in chain.items():
         _comparable(name, rung)
+    chain = {name: _plain(rung) for name, rung in chain.items()}
     name, student = list(chain.items())[-1]
     if len(chain) == 1:
         halfway = named(name, [midway(student.architecture, ground), student.architecture], ground)
         assistant, own = halfway.items()
         chain = dict([assistant, (name, student.model_copy(update={"from_": own[1].from_}))])
     epochs = compute(chain, ground.data, views) / compute_of_epoch(student, ground.data)
-    direct = _trained_for(student, int(epochs)).model_copy(update={"from_": "teacher"})
+    direct = _trained_for(student, int(epochs))
+    direct = direct.model_copy(update={"from_": "teacher", "flip_weight": 0.0})
     fixed = {n: _trained_for(r, r.training.epochs) for n, r in chain.items()}
     return {"direct": {name: direct}, "assistant": fixed, "dense": _dense(fixed)}
 
@@ -108,6 +110,14 @@ def _dense(chain: Chain) -> Chain:
     *above, (name, student) = chain.items()
     handing = {n: _handing(rung) for n, rung in above}
     return {n: _guided(rung) for n, rung in (handing | {name: student}).items()}
+
+
+def _plain(rung: Rung) -> Rung:
+    """The rung as it learns from the model above alone."""
+    losses = dict(rung.losses)
+    if weight := losses.pop("dense", 0.0):
+        losses["kd"] = round(losses.get("kd", 0.0) + weight, 6)
+    return rung.model_copy(update={"losses": losses})
 
 
 def _handing(rung: Rung) -> Rung:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file, save
 from tasks.core.bank import INFO
 from tasks.core.checkpoint import CHECKPOINTS
 from tasks.core.errors import DataError, ParamsError
-from tasks.core.files import digest, sha256, write_bytes, write_json
+from tasks.core.files import digest, read_json, sha256, write_bytes, write_json
 from tasks.core.models import MODELS, Architecture, ModelSpec, read_spec
 from tasks.core.params import read, section
 from tasks.core.seeds import deterministic
@@ -196,6 +197,8 @@ class Bench:
         about = {
             "links": [[name, rung.model_dump(mode="json", by_alias=True)] for name, rung in links],
             "teacher": self.teacher.sha256,
+            "bank": read_json(TEACHER / "bank" / INFO),  # out-of-fold answers are not the teacher's
+            "torch": torch.__version__,
             "data": self.on.fingerprint.digest,
             "rows": self.on.rows.digest,
             "views": self.on.views.model_dump(mode="json"),

@@ -193,6 +193,11 @@ class DistillParams(Section):
                     f"rung '{name}' learns from '{rung.from_}', which is no rung; "
                     f"name one of {known}"
                 )
+            if rung.flip_weight and rung.from_ == "teacher":
+                raise ValueError(
+                    f"rung '{name}': flip_weight is for rows that a rung above lost, and it learns "
+                    "from the teacher; remove it"
+                )
             guided = [loss for loss in rung.losses if "handed_on" in needs(loss)]
             if guided and (rung.from_ == "teacher" or not self.rungs[rung.from_].hand_on):
                 remedy = "" if rung.from_ == "teacher" else f"set hand_on in '{rung.from_}', or "

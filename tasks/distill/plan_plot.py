@@ -41,7 +41,7 @@ def plan_png(report: PlanReport) -> bytes:
     right.axvline(0.0, color="black", linestyle=":", linewidth=1)
     right.set_yticks(range(len(gains)), list(gains))
     right.margins(x=0.15, y=0.5)
-    right.set_xlabel(f"points over direct; each bound at {100 * report.confidence:.0f} %")
+    right.set_xlabel(f"points over direct; each bound at {100 * report.confidence:g} %")
     right.set_title(f"recommended: {report.recommended}", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})

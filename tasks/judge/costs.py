@@ -34,7 +34,8 @@ OPERATIONS = (
     "Training counts three forward passes for each row and epoch (the backward pass takes about "
     "two of them), a bank one for each row and view; a rung includes its own bank. A live teacher "
     "is one pass more, an adversarial image three for each step of its search and three to learn "
-    "from. Validation, calibration and scoring are left out; an operation on int8 counts as one."
+    "from. All epochs that were asked for count, also those that an early stop saved. Validation, "
+    "calibration and scoring are left out; an operation on int8 counts as one."
 )
 MEASURED = (
     "CPU-seconds of the making are those that the stages noted; a rung includes its own bank, "

@@ -82,7 +82,9 @@ def _tuned(
         about={
             "graph": hashlib.sha256(calibrated.SerializeToString(deterministic=True)).hexdigest(),
             "bank": bank.info.model_dump(mode="json"),
-            "val": hashlib.sha256("".join(val.rows.tolist()).encode()).hexdigest(),
+            "val": hashlib.sha256(
+                "".join(val.rows.tolist()).encode() + val.labels.tobytes()
+            ).hexdigest(),
             "temperature": params.temperature,
             "alpha": params.alpha,
         },

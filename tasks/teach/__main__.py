@@ -21,7 +21,7 @@ from tasks.core.models import (
     write_spec,
     write_weights,
 )
-from tasks.core.parallel import go_on_alone
+from tasks.core.parallel import go_on_alone, joined
 from tasks.core.params import read, section
 from tasks.core.rows import Rows, read_rows
 from tasks.core.seeds import derived, deterministic
@@ -79,6 +79,8 @@ def _taught(params: TeachParams, fingerprint: Fingerprint, rows: Rows) -> ModelS
     data, given = fingerprint.data, DATA / "raw" / "teacher"
     if params.source == "train":
         return _trained(params, fingerprint, rows)
+    joined()
+    go_on_alone()  # what is given needs no second process
     if params.source == "ensemble":
         sources = [member.source for member in params.members]
         return write_ensemble(

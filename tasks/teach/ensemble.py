@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from tasks.core.errors import TeacherError
 from tasks.core.files import write_json
 from tasks.core.models import (
     ENSEMBLE,
@@ -45,8 +46,9 @@ def write_ensemble(
         for number, (place, source) in enumerate(zip(places, sources, strict=True))
     ]
     likelihoods = np.stack(
-        [likelihood(load_scorer(folder / p, threads)(val.images), val.labels) for p in places]
-    )
+        [likelihood(_sound(load_scorer(folder / p, threads)(val.images), given / p), val.labels)
+         for p in places]
+    )  # fmt: skip
     shares = kept(likelihoods)
     for place, share, spec in zip(places, shares, specs, strict=True):
         said = f"weight {share:.3f}" if share else f"dropped: below {100 * SHARE:g} % of the weight"
@@ -59,6 +61,13 @@ def write_ensemble(
     spec = summed([s for _, s, _ in chosen], content_sha256(folder, "ensemble"))
     write_spec(folder, spec)
     return spec
+
+
+def _sound(logits: NDArray[np.float32], member: Path) -> NDArray[np.float32]:
+    """`logits`, if all are finite."""
+    if not np.isfinite(logits).all():
+        raise TeacherError(f"{member}: answers a validation row with NaN; give a sound teacher")
+    return logits
 
 
 def likelihood(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:

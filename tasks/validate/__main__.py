@@ -14,7 +14,7 @@ from tasks.core.stage import main
 from tasks.core.tables import DATA, SPLITS, read_fingerprint, read_split
 from tasks.validate.examine import table_files
 from tasks.validate.params import ValidateParams
-from tasks.validate.quarantine import counted, write_quarantine
+from tasks.validate.quarantine import counted, transferred, write_quarantine
 from tasks.validate.report import failed, stop_on_critical
 from tasks.validate.validation import Validation, validate
 
@@ -38,8 +38,13 @@ def run(arguments: list[str]) -> None:
     )
     result = validate(files, tables, fingerprint, params, REPORTS / "docs")
     write_json(REPORTS / "report.json", result.report)
-    write_quarantine(DATA / "quarantine.parquet", result.offenders)
+    aside = []
+    if tables is not None:
+        aside = transferred(read_split("transfer", schema), tables, params.near_duplicate)
+    write_quarantine(DATA / "quarantine.parquet", [*result.offenders, *aside])
     _tell(result)
+    if aside:
+        print(f"validate: transfer: {len(aside)} rows set aside from training: near_duplicate")
     stop_on_critical(result.outcomes, str(REPORTS / "docs" / "index.html"))
 
 

@@ -1,5 +1,6 @@
 """The quarantine: every offending row with its reason. Train rows in it are set aside from training
-(`tables.read_train`); rows of val and test are listed and stay in use.
+(`tables.read_train`), and rows of the transfer set; those of val and test are listed and stay in
+use.
 
 One line a row: the first reason that holds, in the order of `REASONS`. Near duplicates within a
 split and constant images are reported, not listed.
@@ -8,15 +9,17 @@ split and constant images are reported, not listed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.files import whole
-from tasks.core.tables import QUARANTINE, SPLITS, Schema
+from tasks.core.tables import QUARANTINE, SPLITS, Schema, Table
+from tasks.validate.duplicates import Near, exact, near
 from tasks.validate.examine import Examination
 
 REASONS = (
@@ -70,6 +73,24 @@ def quarantine(found: Examination, max_share: float) -> list[Offender]:
     return offenders
 
 
+def transferred(transfer: Table, tables: Mapping[str, Table], threshold: float) -> list[Offender]:
+    """Unlabelled rows that are nearly a validation or test row: no student may learn from them.
+
+    Exact ones never get this far: ingest leaves them out.
+    """
+    if not len(transfer):
+        return []
+    splits = {"test": tables["test"], "val": tables["val"], "train": transfer}
+    found = near(splits, exact(splits), threshold)["train"]
+    return [
+        Offender(
+            "transfer", position, str(transfer.rows[position]), "", "near_duplicate",
+            _alike(found, position),
+        )
+        for position in np.flatnonzero(found.similarity).tolist()
+    ]  # fmt: skip
+
+
 def class_name(schema: Schema, label: int) -> str:
     """The name of a class, or its number if there is no such class."""
     return schema.classes[label] if 0 <= label < len(schema.classes) else str(label)
@@ -91,7 +112,7 @@ def write_quarantine(path: Path, offenders: list[Offender]) -> None:
 
 def _reason(found: Examination, split: str, position: int) -> tuple[str, str] | None:
     """The first reason, but for label issues, and what the user needs to find the other row."""
-    faults, copies, near = found.faults[split], found.copies[split], found.near[split]
+    faults, copies, alike = found.faults[split], found.copies[split], found.near[split]
     schema = found.schema
     low, high = schema.range
     if faults.missing[position]:
@@ -108,9 +129,13 @@ def _reason(found: Examination, split: str, position: int) -> tuple[str, str] | 
         return "exact_duplicate", f"the same image is in {copies.elsewhere[position]}"
     if copies.later[position]:
         return "exact_duplicate", f"the same image is at position {copies.first[position]}"
-    if near.similarity[position]:
-        return "near_duplicate", (
-            f"cosine {near.similarity[position]:.4f} to "
-            f"{near.split[position]} position {near.position[position]}"
-        )
+    if alike.similarity[position]:
+        return "near_duplicate", _alike(alike, position)
     return None
+
+
+def _alike(found: Near, position: int) -> str:
+    return (
+        f"cosine {found.similarity[position]:.4f} to "
+        f"{found.split[position]} position {found.position[position]}"
+    )

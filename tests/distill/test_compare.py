@@ -112,6 +112,19 @@ def test_a_dense_chain_hands_on_and_learns_from_all_above() -> None:
     assert check(DistillParams, {"ship": ["student"], "rungs": written(dense)}, "p").rungs == dense
 
 
+def test_rungs_written_as_a_dense_chain_are_compared_with_plain_ones() -> None:
+    params = distill()
+    dense = candidates(plan(params, on(params)), on(params), views=4)["dense"]
+    guided = params.model_copy(update={"rungs": dense})
+
+    again = candidates(plan(guided, on(guided)), on(guided), views=4)
+
+    losses = {name: list(chain.values())[-1].losses for name, chain in again.items()}
+    assert losses["direct"] == losses["assistant"]
+    assert "dense" not in losses["direct"]
+    assert "dense" in losses["dense"]
+
+
 def test_every_chain_trains_for_all_of_its_epochs() -> None:
     params = distill()
     for chain in candidates(plan(params, on(params)), on(params), views=4).values():

@@ -48,6 +48,13 @@ def test_a_rung_that_lacks_what_its_losses_need_is_refused(
         check(Rung, RUNG | change, "rung")
 
 
+def test_rows_that_a_rung_lost_weigh_nothing_below_the_teacher() -> None:
+    content = {"ship": ["s"], "rungs": {"s": RUNG | {"losses": {"kd": 1.0}, "flip_weight": 1.0}}}
+
+    with pytest.raises(ParamsError, match="flip_weight is for rows that a rung above lost"):
+        check(DistillParams, content, "distill")
+
+
 def test_relations_need_no_layers_and_take_them_where_they_are() -> None:
     assert rung("rkd").layers == {}
     assert rung("similarity", **INSIDE).layers == {"near": "far"}

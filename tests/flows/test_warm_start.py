@@ -65,7 +65,20 @@ def promoted(checkout: Checkout) -> None:
     ledger.append(checkout, **said, step="confirmed", commit="0" * 40, model=model)
 
 
-@pytest.mark.parametrize("place", ["champion", "bundle", "models/student", "ship/student"])
+@pytest.fixture
+def elsewhere(checkout: Checkout) -> Path:
+    """What another checkout made."""
+    folder = checkout.root.with_name("elsewhere")
+    for name in ("models", "ship"):
+        shutil.copytree(checkout.root / name, folder / name, symlinks=True)
+    return folder
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "place",
+    ["champion", "bundle", "../elsewhere/models/student", "../elsewhere/ship/student"],
+)
 def test_a_former_student_is_brought_as_its_float_weights(checkout: Checkout, place: str) -> None:
     promoted(checkout)
     wanted = read_spec(checkout.root / "models/student")
@@ -95,9 +108,16 @@ def test_no_champion_no_folder_and_weights_that_were_freed_are_one_line_each(
         brought(checkout, "champion")
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_weights_that_no_shipped_rung_can_start_from_are_refused(checkout: Checkout) -> None:
     with pytest.raises(DataError, match=r"models/assistant: has another architecture than student"):
-        brought(checkout, "models/assistant")
+        brought(checkout, "../elsewhere/models/assistant")
+
+
+def test_what_a_run_here_makes_is_no_former_student(checkout: Checkout) -> None:
+    for place in ("ship/student", "models/student"):
+        with pytest.raises(DataError, match="is what a run here makes"):
+            brought(checkout, place)
 
 
 def test_nothing_is_brought_where_nothing_is_asked_for(checkout: Checkout) -> None:

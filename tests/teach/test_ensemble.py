@@ -40,6 +40,23 @@ def labelled_by(folder: Path, images: NDArray[np.uint8]) -> Table:
     return table(images, load_scorer(folder)(images).argmax(1).astype(np.int64))
 
 
+def test_a_member_that_answers_a_row_with_nan_is_named(
+    tmp_path: Path, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "given"
+    for number in range(2):
+        safetensors(given / f"members/{number}", seed=number)
+    rows = table(images, np.zeros(len(images), dtype=np.int64))
+
+    def broken(folder: Path, _: int) -> object:
+        value = np.nan if folder.name == "1" else 0.0
+        return lambda images: np.full((len(images), len(DATA.classes)), value, np.float32)
+
+    monkeypatch.setattr("tasks.teach.ensemble.load_scorer", broken)
+    with pytest.raises(TeacherError, match=r"members/1: answers a validation row with NaN"):
+        write_ensemble(given, tmp_path / "made", ["safetensors"] * 2, DATA, rows, 1)
+
+
 def test_weights_are_those_worked_by_hand() -> None:
     # Member 0 gives the labels of rows 1 to 3 probability 0.8, and of row 4 0.2; member 1 gives
     # 0.4 to each. With weight w for the first, 3 log(0.4 + 0.4 w) + log(0.4 - 0.2 w) is highest

@@ -66,6 +66,7 @@ class Data:
                 rows=len(table), per_class={}, sha256=sha256(folder / f"{split}.parquet")
             )
         train = self.tables["train"].images
+        write_table(folder / "transfer.parquet", self.tables["train"].take(np.arange(0)))
         content: dict[str, Any] = {
             "format": "stillhouse/fingerprint/1",
             "data": self.schema.model_dump(mode="json"),

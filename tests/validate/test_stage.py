@@ -14,7 +14,8 @@ import pytest
 
 from tasks.core.errors import DataError, GateError, ParamsError
 from tasks.core.files import read_json
-from tasks.core.tables import QUARANTINE, read_quarantine
+from tasks.core.rows import read_rows
+from tasks.core.tables import QUARANTINE, Table, read_quarantine, write_table
 from tasks.validate.__main__ import run
 
 REPORT = Path("reports/validation/report.json")
@@ -55,6 +56,25 @@ def test_the_report_the_quarantine_and_the_data_docs_are_written(blobs, checkout
         "nothing to do if the quarantine agrees with you",
         "validate: train: 1 rows set aside from training: exact_duplicate",
     ]
+
+
+def test_an_unlabelled_row_that_is_nearly_a_test_row_is_kept_from_training(blobs, checkout, capfd):
+    data = blobs()
+    checkout(data)
+    images = data.tables["test"].images[3:5].copy()
+    images[0, 0, 0, 0] += 1
+    images[1] = images[1][..., ::-1]
+    names = np.array(["a" * 64, "b" * 64])
+    write_table(Path("data/transfer.parquet"), Table(names, np.array([-1, -1]), images))
+
+    run([])
+
+    found = read_quarantine(Path("data/quarantine.parquet"))
+    assert (found["split"], found["row"]) == (["transfer"], ["a" * 64])
+    assert "to test position 3" in found["detail"][0]
+    assert "transfer: 1 rows set aside from training: near_duplicate" in capfd.readouterr().out
+    rows = read_rows(data.schema, transfer=True)
+    assert len(rows) == len(data.tables["train"]) + 1
 
 
 def test_two_runs_write_the_same_bytes_and_old_docs_do_not_remain(blobs, checkout):
