@@ -92,6 +92,11 @@ class Job:
         planned = settle(self.checkout, self.params)  # before DVC reads the rungs
         if planned is not None:
             self.shown.note(planned)
+        if self.params.distill.plan is not None:
+            from flows.params import check_params
+            from flows.warm_start import check_start
+
+            check_start(self.checkout, check_params(self.checkout.root))
         graph = read_graph(self.checkout.root)
         self.shown.planned(graph)
         if graph.stale:

@@ -21,7 +21,7 @@ from flows.state import Checkout
 from flows.workspace import cache
 from tasks.core.errors import DataError
 from tasks.core.files import read_json, sha256
-from tasks.core.models import WEIGHTS, ModelSpec, write_spec
+from tasks.core.models import WEIGHTS, Architecture, ModelSpec, write_spec
 from tasks.core.params import check
 
 if TYPE_CHECKING:
@@ -59,14 +59,27 @@ def former(checkout: Checkout, params: Params) -> Callable[[Path, Schema], None]
             architecture = read_former(folder, data)[0].architecture
         except DataError as error:
             raise DataError(str(error).replace(str(folder), str(place))) from None
-        ships = params.distill.ship
-        if all(params.distill.rungs[name].architecture != architecture for name in ships):
-            raise DataError(
-                f"{place}: has another architecture than {' and '.join(ships)} "
-                f"({architecture}); give the rung that one, or {NONE}"
-            )
+        if params.distill.plan is None:  # else the rungs are not settled yet
+            _fitting(place, architecture, params)
 
     return write
+
+
+def check_start(checkout: Checkout, params: Params) -> None:
+    """Under `plan: auto`, once its rungs are written: one that ships can start from them."""
+    if params.distill.warm_start is not None and params.distill.plan is not None:
+        path = checkout.root / "data" / "raw" / "warm_start" / "spec.json"
+        spec = check(ModelSpec, read_json(path), where=str(path))
+        _fitting(Path(params.distill.warm_start), spec.architecture, params)
+
+
+def _fitting(place: Path, architecture: Architecture | None, params: Params) -> None:
+    ships = params.distill.ship
+    if all(params.distill.rungs[name].architecture != architecture for name in ships):
+        raise DataError(
+            f"{place}: has another architecture than {' and '.join(ships)} "
+            f"({architecture}); give the rung that one, or {NONE}"
+        )
 
 
 def _champion(checkout: Checkout, name: str) -> Path:

@@ -14,7 +14,7 @@ from flows.ledger import Model
 from flows.params import Params, check_params
 from flows.seal import latest
 from flows.state import Checkout, Servers
-from flows.warm_start import former
+from flows.warm_start import check_start, former
 from tasks.core.errors import DataError
 from tasks.core.models import read_spec
 from tasks.core.tables import read_fingerprint
@@ -112,6 +112,23 @@ def test_no_champion_no_folder_and_weights_that_were_freed_are_one_line_each(
 def test_weights_that_no_shipped_rung_can_start_from_are_refused(checkout: Checkout) -> None:
     with pytest.raises(DataError, match=r"models/assistant: has another architecture than student"):
         brought(checkout, "../elsewhere/models/assistant")
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_under_a_plan_the_architecture_is_checked_once_the_rungs_are_settled(
+    checkout: Checkout,
+) -> None:
+    params = asked(checkout, "../elsewhere/models/assistant")
+    planned = params.model_copy(
+        update={"distill": params.distill.model_copy(update={"plan": "auto"})}
+    )
+    write = former(checkout, planned)
+    assert write is not None
+    folder = checkout.root / "data/raw/warm_start"
+    write(folder, read_fingerprint(checkout.root / "data/fingerprint.json").data)
+
+    with pytest.raises(DataError, match="assistant: has another architecture than student"):
+        check_start(checkout, planned)
 
 
 def test_what_a_run_here_makes_is_no_former_student(checkout: Checkout) -> None:
