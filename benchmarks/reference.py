@@ -43,9 +43,9 @@ class Reference(Section):
 
 
 def compared(run: Path, reached: dict[str, float], command: str) -> list[Row]:
-    """Rows that set a finished run beside the references; with `STILLHOUSE_REFERENCE=write` the
-    run's models become the references first."""
-    if os.environ.get(WRITE) == "write":
+    """Rows that set a finished run beside the references; with `STILLHOUSE_REFERENCE=write`, or the
+    first time, the run's models become the references before."""
+    if os.environ.get(WRITE) == "write" or not FOLDER.is_dir():
         write(run, reached, command)
     known = read()
     worst = max(abs(known.accuracy[name] - reached[name]) for name in KEPT)

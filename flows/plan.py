@@ -169,11 +169,11 @@ def _chosen(checkout: Checkout, params: Params, on: Ground) -> tuple[Chain, str]
 
 def _of_these_data(root: Path, report: PlanReport) -> bool:
     """The report's tables are those of the snapshot that lies there now."""
-    from tasks.core.tables import read_fingerprint
-
-    today = read_fingerprint(root / "data" / "fingerprint.json")
-    snapshot = read_json(root / RAW / "snapshot.json")["sha256"]
-    return (report.fingerprint, snapshot) == (today.digest, today.snapshot)
+    path = root / "data" / "fingerprint.json"
+    if not path.is_file():
+        return False
+    today, snapshot = read_json(path), read_json(root / RAW / "snapshot.json")["sha256"]
+    return (report.fingerprint, snapshot) == (today["digest"], today["snapshot"])
 
 
 def _write(checkout: Checkout, chain: Chain) -> None:

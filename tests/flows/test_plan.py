@@ -188,7 +188,10 @@ def teacher(root: Path) -> str:
         write_weights,
     )
 
-    data = read_json(root / "data/raw/snapshot.json")["data"]
+    snapshot = read_json(root / "data/raw/snapshot.json")
+    data = snapshot["data"]
+    tables = {"digest": "0", "snapshot": snapshot["sha256"]}
+    write_json(root / "data/fingerprint.json", tables)
     digest = write_weights(root / "models/teacher" / WEIGHTS, {})
     spec = ModelSpec(
         name="teacher", kind="torch", architecture=Architecture(widths=(32, 64, 128)), data=data,
@@ -220,9 +223,16 @@ def test_a_recommended_step_that_is_refused_is_not_written(planning: Checkout) -
     assert list(params(planning.root).distill.rungs) == ["assistant", "student"]
 
 
-def test_a_comparison_of_another_teacher_or_budget_recommends_nothing(planning: Checkout) -> None:
+def test_a_comparison_of_another_teacher_budget_or_data_recommends_nothing(
+    planning: Checkout,
+) -> None:
     teacher(planning.root)
     recommending("dense", planning.root, "another")
+    assert next(write_plan(planning)).endswith("the proposal for distill.budget")
+
+    recommending("dense", planning.root, teacher(planning.root))
+    grown = {"digest": "1", "snapshot": "of other data"}
+    write_json(planning.root / "data/fingerprint.json", grown)
     assert next(write_plan(planning)).endswith("the proposal for distill.budget")
 
     recommending("dense", planning.root, teacher(planning.root))
