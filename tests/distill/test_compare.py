@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tasks.core.banking import write_bank
 from tasks.core.errors import DataError, ParamsError
-from tasks.core.files import write_json
+from tasks.core.files import read_json, write_json
 from tasks.core.models import (
     WEIGHTS,
     Architecture,
@@ -357,6 +357,15 @@ def test_another_rung_begins_anew_and_what_it_replaces_is_removed(again: Path) -
 
     assert len(anew) == 2 * 3  # the dense student has neither: it is as it was
     assert len(list((again / compare.PLANS).iterdir())) == 2 * 3
+
+
+def test_another_bank_of_the_same_teacher_begins_anew(again: Path) -> None:
+    path = again / "models/teacher/bank/bank.json"
+    write_json(path, read_json(path) | {"folds": 5})  # answers of other networks, same weights
+    with watched() as anew:
+        compare.run(["2"])
+
+    assert len(anew) == 2 * 4  # an assistant and three students, for each seed
 
 
 def test_the_report_tells_what_was_compared_and_scores_validation_rows_alone(
