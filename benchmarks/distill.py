@@ -1,8 +1,7 @@
 """What the bank saves, how fast the trainer steps, and how much memory both take.
 
-Random images and weights, since nothing here is about accuracy; everything is measured in turn in
-one process, on `THREADS` threads, and compared within each round. A plain loop is what one writes
-without us: a DataLoader over a TensorDataset, AdamW, OneCycleLR, the default memory format.
+Random images and weights, since nothing here is about accuracy; everything is measured in turn, on
+`THREADS` threads, and compared within each round: ours in this process, a plain loop in its own.
 """
 
 from __future__ import annotations
@@ -13,8 +12,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +23,40 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import footprint, reference
+from benchmarks import footprint, plain_loop, reference
 from benchmarks.table import Row, row
+from benchmarks.workload import (
+    BATCH,
+    LEARNING,
+    STUDENTS,
+    TEACHER,
+    THREADS,
+    VIEW,
+    VIEWS,
+    network,
+    random_rows,
+)
 from tasks.core.bank import Bank, BankForm, read_bank
 from tasks.core.banking import write_bank
 from tasks.core.kd import kd
 from tasks.core.live import live_network
 from tasks.core.metrics import cosine
-from tasks.core.models import Architecture, Normalisation
+from tasks.core.models import Architecture
 from tasks.core.params import read
-from tasks.core.rows import Rows, View, in_memory
+from tasks.core.rows import Rows, View
 from tasks.core.seeds import deterministic
 from tasks.core.signal import Batch, Outputs, Signal, Student
-from tasks.core.tables import Schema, Table
+from tasks.core.tables import Table
 from tasks.core.trainer import Training, train
-from tasks.modalities.vision.networks import ResidualNetwork, build
+from tasks.modalities.vision.networks import ResidualNetwork
 from tasks.modalities.vision.scorers import network_scorer
 from tasks.modalities.vision.sources.idx import idx_files
 from tasks.modalities.vision.training import viewer
-from tasks.modalities.vision.views import Views
 
 COMMAND = "make bench-distill"
-THREADS, ROUNDS, BATCH, BATCHES = 1, 5, 256, 25
-VIEW = 1  # view 0 is the row itself and costs nothing
-DATA = Schema(
-    modality="vision", shape=(1, 28, 28), dtype="uint8", range=(0, 255), classes=tuple("0123456789")
-)
-VIEWS = Views(count=2, seed=0, shift=2, flip=True)
-TEACHER = Architecture(widths=(48, 96, 192), stride=2)
-STUDENTS = tuple(
-    Architecture(widths=widths, stride=2) for widths in ((12, 24, 48), (8, 16, 32), (6, 12, 24))
-)
+ROUNDS = 5
 PRESET = Path(__file__).parents[1] / "presets" / "fashion-mnist.yaml"
-LEARNING = {"learning_rate": 0.01, "weight_decay": 0.05}
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,12 @@ def run() -> list[Row]:
         setting = prepared(base)
         rounds: dict[Architecture, list[Round]] = {student: [] for student in STUDENTS}
         forwards = []
-        for number in range(ROUNDS):
-            print(f"bench-distill: round {number + 1}/{ROUNDS}", flush=True)
-            forwards.append(forward(setting))
-            for student in STUDENTS:
-                rounds[student].append(measured(setting, student))
+        with ProcessPoolExecutor(1, get_context("spawn")) as plainly:
+            for number in range(ROUNDS):
+                print(f"bench-distill: round {number + 1}/{ROUNDS}", flush=True)
+                forwards.append(forward(setting))
+                for index, student in enumerate(STUDENTS):
+                    rounds[student].append(measured(setting, index, plainly))
         return [
             *(r for s in STUDENTS for r in bank_rows(s, rounds[s], forwards)),
             *(r for s in STUDENTS for r in step_rows(s, rounds[s])),
@@ -125,29 +126,16 @@ def rescored() -> list[Row]:
 def prepared(base: Path) -> Setting:
     """Random rows, a teacher of random weights, and its bank."""
     print("bench-distill: the bank", flush=True)
-    count, draw = BATCH * BATCHES, np.random.default_rng(0)
-    names = np.array([f"{key:016x}{0:048x}" for key in draw.integers(0, 2**63, count)])
-    images = draw.integers(0, 256, (count, *DATA.shape)).astype(np.uint8)
-    rows = in_memory(Table(names, draw.integers(0, 10, count), images))
+    rows = random_rows()
     teacher = network(TEACHER).eval()
     view, score = viewer(rows, VIEWS), network_scorer(teacher)
     start = time.perf_counter()
     write_bank(base / "bank", rows, "m", VIEWS.model_dump(), view, lambda x, _: score(x))
     spent = time.perf_counter() - start
     bank = read_bank(base / "bank", rows, "m", VIEWS.model_dump(), BankForm())
-    said = bank.said(torch.arange(count), VIEW)
+    said = bank.said(torch.arange(len(rows)), VIEW)
+    np.save(base / plain_loop.SAID, said.numpy(), allow_pickle=False)
     return Setting(base, rows, view, teacher, bank, said, spent / VIEWS.count)
-
-
-def network(architecture: Architecture) -> ResidualNetwork:
-    torch.manual_seed(0)
-    return build(architecture, DATA, Normalisation(mean=128, std=74))
-
-
-def default_format(net: ResidualNetwork) -> ResidualNetwork:
-    """`net` as PyTorch lays it out where nobody asks for channels-last."""
-    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return net
 
 
 def forward(setting: Setting) -> float:
@@ -161,59 +149,27 @@ def forward(setting: Setting) -> float:
     return (time.perf_counter() - start) / len(images)
 
 
-def measured(setting: Setting, student: Architecture) -> Round:
-    """One round of one student."""
-    plainly = default_format(network(TEACHER).eval())
+def measured(setting: Setting, student: int, plainly: Executor) -> Round:
+    """One round of one student. The plain loop has a process of its own: our trainer changes how
+    the one it runs in keeps freed memory (tasks/core/memory.py), which would speed it up too."""
 
-    def live(images: Tensor, _: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = plainly(images)
-            return logits
-
-    def stored(_: Tensor, index: Tensor) -> Tensor:
-        return setting.said[index]
+    def plain(teacher: bool = False, low: bool = False) -> float:
+        asked = plainly.submit(plain_loop.seconds, setting.folder, student, teacher, low)
+        return asked.result()
 
     def in_memory_signal(_: Tensor, index: Tensor, _view: int) -> tuple[Outputs, ...]:
         return (Outputs(setting.said[index]),)
 
+    architecture = STUDENTS[student]
     return Round(
-        plain_live=plain(setting, student, live),
-        plain=plain(setting, student, stored),
-        live=ours(setting, student, live_network(setting.teacher)),
-        banked=ours(setting, student, lambda x, i, _: setting.bank.signal(x, i, VIEW)),
-        step=ours(setting, student, in_memory_signal),
-        plain_low=plain(setting, student, stored, low=True),
-        step_low=ours(setting, student, in_memory_signal, low=True),
+        plain_live=plain(teacher=True),
+        plain=plain(),
+        live=ours(setting, architecture, live_network(setting.teacher)),
+        banked=ours(setting, architecture, lambda x, i, _: setting.bank.signal(x, i, VIEW)),
+        step=ours(setting, architecture, in_memory_signal),
+        plain_low=plain(low=True),
+        step_low=ours(setting, architecture, in_memory_signal, low=True),
     )
-
-
-def plain(
-    setting: Setting,
-    student: Architecture,
-    teach: Callable[[Tensor, Tensor], Tensor],
-    low: bool = False,
-) -> float:
-    """Seconds an image of a plain PyTorch loop with the same model, batch, views and loss."""
-    net = default_format(network(student).train())
-    rows = setting.rows
-    dataset = TensorDataset(rows.images[:].float(), rows.labels, torch.arange(len(rows)))
-    loader = DataLoader(dataset, BATCH, shuffle=True, drop_last=True)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, total_steps=len(loader) + 1)
-    start = time.perf_counter()
-    for raw, labels, index in loader:
-        images = setting.view(raw, index.numpy(), VIEW)
-        soft = F.log_softmax(teach(images, index) / 4, dim=1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            logits = net(images)
-        ours = F.log_softmax(logits.float() / 4, dim=1)
-        guided = F.kl_div(ours, soft, reduction="batchmean", log_target=True) * 16
-        loss = 0.9 * guided + 0.1 * F.cross_entropy(logits.float(), labels)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-    return (time.perf_counter() - start) / len(rows)
 
 
 def ours(setting: Setting, student: Architecture, signal: Signal, low: bool = False) -> float:

@@ -1,6 +1,6 @@
 """`stillhouse plan`: is an assistant worth it? Three chains to one student at equal compute.
 
-They are trained in a process of its own that holds the machine's slots, and an interrupted
+They are trained in a process of its own that holds a training's slots, and an interrupted
 comparison goes on where it stopped. Shows the report; `tasks.distill.compare` makes it.
 """
 
@@ -23,7 +23,7 @@ from flows.cache import in_use
 from flows.dag import read_graph
 from flows.runner import StageError
 from flows.running import MARK, end_group, forget, hold, record_path, write_record
-from flows.slots import slots
+from flows.slots import slots, training_threads
 from flows.state import Checkout, Interrupted
 from tasks.core.errors import DataError, GateError, ParamsError, StillhouseError
 from tasks.core.files import read_json
@@ -104,7 +104,7 @@ def _require_teacher(checkout: Checkout) -> None:
 
 
 def _lines(checkout: Checkout, arguments: list[str]) -> Generator[str, None, None]:
-    """The lines of `python ARGUMENTS`, in a process that holds the machine's slots and ends with
+    """The lines of `python ARGUMENTS`, in a process that holds a training's slots and ends with
     us; raises the error that it ended with."""
     outcome = checkout.running / f"{NAME}.outcome"
     outcome.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def _lines(checkout: Checkout, arguments: list[str]) -> Generator[str, None, Non
         MARK: str(record_path(checkout, NAME)),
         "PYTHONUNBUFFERED": "1",
     }
-    with slots("distill", threading.Event()) as held:
+    with slots("distill", training_threads(checkout.root), threading.Event()) as held:
         write_record(checkout, NAME, 0)
         process = subprocess.Popen(
             [sys.executable, *arguments],

@@ -29,7 +29,7 @@ from flows.recovery import (
     set_aside,
 )
 from flows.running import GRACE, MARK, end_group, forget, record_path, write_record
-from flows.slots import Turns, slots
+from flows.slots import Turns, slots, training_threads
 from flows.state import Checkout, Interrupted
 from tasks.core.errors import DataError, GateError, StillhouseError
 from tasks.core.files import read_json
@@ -75,7 +75,9 @@ class Runner:
         """
         with ExitStack() as hold:
             with self.turns.turn(stage.name):
-                held = hold.enter_context(slots(stage.group, self.stopping))
+                held = hold.enter_context(
+                    slots(stage.group, training_threads(self.checkout.root), self.stopping)
+                )
             began()
             start = time.monotonic()
             outcome = self.checkout.running / f"{stage.name}.outcome"

@@ -1,9 +1,9 @@
 """Cores as slots, shared by every run of one user on the machine.
 
-Training and latency stages take all slots, others one: two trainings side by side take longer than
-one after the other, and a latency measured beside one is wrong. A slot is a file lock, so it is
-free again when its holder dies, however it dies. Takers queue at one gate, in turn; whoever holds
-a slot never needs the gate again, so nobody waits in a circle.
+A training takes a slot for each of its threads: more threads than cores take far longer than one
+training after the other. A stage that measures latency takes all, any other takes one. A slot is a
+file lock, so it is free again when its holder dies, however it dies. Takers queue at one gate, in
+turn; whoever holds a slot never needs the gate again, so nobody waits in a circle.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.state import Interrupted
+from tasks.core.params import PARAMS, read
 
-WHOLE_MACHINE = frozenset({"teach", "distill", "quantize", "judge"})  # train or measure latency
+WHOLE_MACHINE = frozenset({"quantize", "judge"})  # measure latency
+TRAINING = frozenset({"teach", "distill"})
 POLL = 0.05  # seconds
 
 
@@ -34,14 +36,22 @@ def default_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"stillhouse-slots-{os.getuid()}"
 
 
+def training_threads(root: Path) -> int:
+    """`threads` of the `params.yaml` in `root`, which every command checks before it gets here."""
+    return int(read(root / PARAMS)["threads"])
+
+
 @contextmanager
 def slots(
     group: str,
+    threads: int,
     stop: threading.Event,
     folder: Path | None = None,
     count: int | None = None,
 ) -> Iterator[tuple[int, ...]]:
     """Wait for the slots that a stage of `group` needs and hold them; yields the descriptors.
+
+    `threads` are those of a training; on a machine of fewer cores it takes all.
 
     A child that inherits the descriptors keeps the slots until it ends too. Raises `Interrupted`
     if `stop` is set while waiting.
@@ -52,15 +62,18 @@ def slots(
     held: list[int] = []
     try:
         with _locked(place / "gate", stop):
-            if group in WHOLE_MACHINE:
-                for path in paths:
-                    held.append(_wait([path], stop))
-            else:
+            for _ in range(_needed(group, threads, len(paths))):
                 held.append(_wait(paths, stop))
         yield tuple(held)
     finally:
         for descriptor in held:
             os.close(descriptor)
+
+
+def _needed(group: str, threads: int, count: int) -> int:
+    if group in WHOLE_MACHINE:
+        return count
+    return min(threads, count) if group in TRAINING else 1
 
 
 @dataclass(frozen=True)

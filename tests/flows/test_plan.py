@@ -286,7 +286,7 @@ def test_an_interrupted_comparison_ends_its_process_and_frees_the_cores(tiny: An
     assert not Path(f"/proc/{record.pid}").exists()
     assert not record_path(tiny.checkout, NAME).exists()
     began = time.monotonic()
-    with slots("distill", threading.Event()):
+    with slots("distill", 2, threading.Event()):
         assert time.monotonic() - began < 5
 
 

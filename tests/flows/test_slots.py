@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.slots import WHOLE_MACHINE, slots
+from flows.slots import slots
 from flows.state import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -19,19 +19,19 @@ HOLDER = """
 import sys, threading
 from pathlib import Path
 from flows.slots import slots
-with slots(sys.argv[1], threading.Event(), Path(sys.argv[2]), 2):
+with slots(sys.argv[1], int(sys.argv[2]), threading.Event(), Path(sys.argv[3]), 2):
     print("held", flush=True)
     sys.stdin.readline()
 """
-Hold = Callable[[str], subprocess.Popen[str]]
+Hold = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Hold:
     """Start another process that takes the slots of a stage and keeps them until told."""
 
-    def start(group: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", HOLDER, group, str(tmp_path)]
+    def start(group: str, threads: int = 2) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLDER, group, str(threads), str(tmp_path)]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
 
@@ -47,8 +47,26 @@ def released(process: subprocess.Popen[str]) -> None:
     process.communicate("go\n", timeout=30)
 
 
-def test_training_and_latency_stages_take_the_whole_machine() -> None:
-    assert {"teach", "distill", "quantize", "judge"} == WHOLE_MACHINE
+@pytest.mark.parametrize(
+    ("group", "threads", "taken"),
+    [("quantize", 1, 3), ("judge", 1, 3), ("teach", 1, 1), ("distill", 2, 2), ("teach", 9, 3),
+     ("stress", 2, 1), ("evaluate", 2, 1)],
+)  # fmt: skip
+def test_a_training_takes_a_slot_a_thread_and_a_latency_the_whole_machine(
+    group: str, threads: int, taken: int, tmp_path: Path
+) -> None:
+    with slots(group, threads, threading.Event(), tmp_path, 3) as descriptors:
+        assert len(descriptors) == taken
+
+
+def test_two_trainings_of_one_thread_run_side_by_side(hold: Hold) -> None:
+    first, second = hold("distill", 1), hold("distill", 1)
+
+    held(first)
+    held(second)
+
+    released(first)
+    released(second)
 
 
 def test_two_light_stages_of_different_processes_run_side_by_side(hold: Hold) -> None:
@@ -67,7 +85,7 @@ def test_a_training_waits_for_every_slot(hold: Hold, tmp_path: Path) -> None:
     entered = threading.Event()
 
     def train() -> None:
-        with slots("teach", threading.Event(), tmp_path, 2):
+        with slots("teach", 2, threading.Event(), tmp_path, 2):
             entered.set()
 
     thread = threading.Thread(target=train)
@@ -99,7 +117,7 @@ def test_a_light_stage_does_not_overtake_a_training_that_waits(
 
     def take(group: str, begin: threading.Event) -> None:
         begin.set()
-        with slots(group, threading.Event(), tmp_path, 2):
+        with slots(group, 2, threading.Event(), tmp_path, 2):
             order.append(group)
 
     training = threading.Thread(target=take, args=("teach", queued))
@@ -123,23 +141,23 @@ def test_slots_are_free_when_their_holder_is_killed(hold: Hold, tmp_path: Path) 
     training.kill()
     training.wait()
 
-    with slots("judge", threading.Event(), tmp_path, 2) as descriptors:
+    with slots("judge", 2, threading.Event(), tmp_path, 2) as descriptors:
         assert len(descriptors) == 2
 
 
 def test_a_child_that_inherits_a_slot_keeps_it(tmp_path: Path) -> None:
     stop = threading.Event()
-    with slots("teach", stop, tmp_path, 1) as descriptors:
+    with slots("teach", 2, stop, tmp_path, 1) as descriptors:
         child = subprocess.Popen(
             [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=descriptors
         )
     stop.set()
 
-    with pytest.raises(Interrupted), slots("stress", stop, tmp_path, 1):
+    with pytest.raises(Interrupted), slots("stress", 2, stop, tmp_path, 1):
         pass
 
     child.communicate(b"\n")
-    with slots("stress", stop, tmp_path, 1) as descriptors:
+    with slots("stress", 2, stop, tmp_path, 1) as descriptors:
         assert len(descriptors) == 1
 
 
@@ -149,7 +167,7 @@ def test_who_waits_for_cores_can_be_stopped(hold: Hold, tmp_path: Path) -> None:
     stop = threading.Event()
     threading.Timer(0.2, stop.set).start()
 
-    with pytest.raises(Interrupted), slots("stress", stop, tmp_path, 2):
+    with pytest.raises(Interrupted), slots("stress", 2, stop, tmp_path, 2):
         pass
 
     released(training)
