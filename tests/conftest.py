@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -86,9 +87,27 @@ def command() -> Command:
 
 
 @pytest.fixture(scope="session")
-def pipeline(clone: Callable[[], Path], command: Command) -> Path:
-    """A clone in which `stillhouse run` has run once. Treat it as read-only."""
-    folder = clone()
-    done = command(folder, "stillhouse", "run")
-    (folder / ".stillhouse" / "said.txt").write_text(done.stdout)
-    return folder
+def pipeline(
+    clone: Callable[[], Path], command: Command, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A clone in which `stillhouse run` has run once. Treat it as read-only; all workers share it.
+
+    It lies in the base folder of the first worker that asks, whose name the others read.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "pipeline").open("a+", encoding="utf-8") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        note.seek(0)
+        if ran := note.read():
+            return Path(ran)
+        folder = clone()
+        done = command(folder, "stillhouse", "run")
+        (folder / ".stillhouse" / "said.txt").write_text(done.stdout)
+        note.write(str(folder))
+        return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -33,6 +33,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_own_images_and_own_teachers_work_as_their_page_says(
     clone: Callable[[], Path], command: Command
@@ -58,6 +59,7 @@ def test_own_images_and_own_teachers_work_as_their_page_says(
     assert command(folder, *status).stdout == "", "trials leave the checkout as it was"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_second_student_a_loss_and_a_stress_family_work_as_their_page_says(
     pipeline: Path, tmp_path: Path, command: Command
@@ -75,6 +77,7 @@ def test_a_second_student_a_loss_and_a_stress_family_work_as_their_page_says(
     assert verdicts["tiny"]["teacher"] == verdicts["student"]["teacher"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_promoting_and_rolling_back_work_as_their_page_says(
     pipeline: Path, tmp_path: Path, command: Command

@@ -99,6 +99,7 @@ def test_the_checkout_is_clean_after_a_run_but_for_the_lock(pipeline: Path) -> N
     assert said in ([], ["??", "dvc.lock"], ["M", "dvc.lock"])
 
 
+@pytest.mark.slow
 def test_dvc_alone_does_the_same_work_to_the_byte(
     pipeline: Path, clone: Callable[[], Path], command: Command
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_comment_makes_only_its_stage_and_those_below_stale(
     assert stale(folder, command) == expected
 
 
+@pytest.mark.slow
 def test_one_parameter_of_quantize_runs_quantize_stress_and_judge_only(
     pipeline: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -240,6 +242,7 @@ def recorded(folder: Path, command: Command) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.slow
 def test_tracking_and_registry_hold_the_run_once_and_can_be_rebuilt(
     pipeline: Path, tmp_path: Path, command: Command
 ) -> None:

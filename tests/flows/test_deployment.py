@@ -103,6 +103,7 @@ def test_the_last_word_of_a_refusal_is_the_gates(
     assert reason == "refused: student: latency: It takes 3 ms, and 2 ms are allowed."
 
 
+@pytest.mark.slow
 def test_the_deployment_is_registered_as_written_and_a_worker_runs_it(
     tiny: Any, prefect_url: str
 ) -> None:
