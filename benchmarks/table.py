@@ -40,6 +40,7 @@ def row(
     baseline: float | None = None,
 ) -> Row:
     """A row; a value that is missing misses its bar."""
+    value = None if value is None else float(value)  # NumPy's own floats compare to NumPy's bools
     ratio = value / baseline if value is not None and baseline else None
     rounded = None if value is None else round(value, 4)
     return Row(
