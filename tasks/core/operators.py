@@ -97,11 +97,15 @@ def conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -
     symmetric = pads[0] == pads[2] and pads[1] == pads[3]
     if not symmetric:
         x = F.pad(x, [pads[1], pads[3], pads[0], pads[2]])
+    strides = a.get("strides", [1, 1])
+    if weight.shape[2:] == (1, 1) and not any(pads):
+        # The same, but for oneDNN's gradient (https://github.com/uxlfoundation/oneDNN/issues/6035).
+        x, strides = x[:, :, :: strides[0], :: strides[1]], [1, 1]
     return F.conv2d(
         x,
         weight,
         bias,
-        a.get("strides", [1, 1]),
+        strides,
         pads[:2] if symmetric else 0,
         a.get("dilations", [1, 1]),
         a.get("group", 1),

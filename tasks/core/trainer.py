@@ -50,10 +50,26 @@ class Training(Section):
     learning_rate: float = Field(gt=0)  # peak of the one-cycle schedule
     weight_decay: float = Field(default=5e-4, ge=0)  # decoupled (AdamW)
     seed: int = Field(default=0, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"  # of forward passes; losses see float32
+    precision: Literal["float32", "bfloat16", "auto"] = (
+        "float32"  # of forward passes, not of losses
+    )
     ema: float = Field(default=0.0, ge=0, lt=1)  # decay a step of averaged weights; 0: none
     patience: int | None = Field(default=None, ge=1)  # epochs without a gain on validation rows
     checkpoint: int = Field(default=500, ge=0)  # steps between checkpoints; 0: none
+
+    @property
+    def low(self) -> bool:
+        """Whether forward passes are in bfloat16; `auto`: where the CPU computes in it."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and computes_bfloat16())
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16.
+
+    Where it does not, torch 2.13 takes a hundred times as long and its convolutions corrupt memory.
+    """
+    known = torch.cpu.get_capabilities()
+    return any(bool(known.get(unit)) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class TrainingError(StillhouseError):
@@ -97,7 +113,8 @@ def train(
     optimiser = adamw(training.weight_decay, net, *([learning] if learning else []))
     state = State(net, learning, optimiser, Average(net, training.ema) if training.ema else None)
     known = {**(about or {}), "training": training.model_dump(exclude={"checkpoint"}),
-             "rows": rows.digest, "layers": list(layers), "processes": world.size}  # fmt: skip
+             "low": training.low, "rows": rows.digest, "layers": list(layers),
+             "processes": world.size}  # fmt: skip
     key = training_key(net, loss, [rows.labels, *([] if weights is None else [weights])], known)
     if checkpoints is not None:
         resumed = read_checkpoint(checkpoints, key, state)
@@ -106,7 +123,7 @@ def train(
             remove_checkpoint(checkpoints)
     history.parent.mkdir(parents=True, exist_ok=True)
     file = history if world.first else Path(os.devnull)
-    asked = Asked(net, world, training.precision == "bfloat16")
+    asked = Asked(net, world, training.low)
     with world.synchronised(net), Taps(net, layers) as taps, file.open("w") as lines:
         _Run(
             state, rows, loss, training, view, validate, signal, weights, asked, taps, world, what,
@@ -128,6 +145,11 @@ def _check(rows: Rows, training: Training, weights: Tensor | None, world: World,
         raise DataError(
             f"{what}: batch {training.batch} cannot be shared among {world.size} processes; "
             f"make it a multiple of {world.size} in params.yaml"
+        )
+    if training.low and not computes_bfloat16():
+        raise DataError(
+            f"{what}: this CPU does not compute in bfloat16; "
+            "set precision: auto or float32 in params.yaml"
         )
     if weights is not None and weights.shape != (len(rows),):
         raise DataError(

@@ -59,7 +59,10 @@ PARAMETERS = (
     Case(
         "a precision that no training has",
         params({"teach.training.precision": "float16"}),
-        ("params.yaml: teach.training.precision: must be 'float32' or 'bfloat16'", "'float16'"),
+        (
+            "params.yaml: teach.training.precision: must be 'float32', 'bfloat16' or 'auto'",
+            "'float16'",
+        ),
     ),
     Case(
         "quantization-aware training in bfloat16",

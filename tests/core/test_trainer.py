@@ -18,8 +18,12 @@ from tasks.core.errors import DataError
 from tasks.core.optimiser import one_cycle
 from tasks.core.rows import Rows
 from tasks.core.signal import Batch, Student
-from tasks.core.trainer import TrainingError
+from tasks.core.trainer import Training, TrainingError, computes_bfloat16
 from tests.core.small_training import Relational, run, small_rows
+
+in_bfloat16 = pytest.mark.skipif(
+    not computes_bfloat16(), reason="this CPU does not compute in bfloat16"
+)
 
 
 def plain(student: Student, batch: Batch) -> Tensor:
@@ -30,7 +34,7 @@ def lines(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=in_bfloat16)])
 def test_training_twice_gives_the_same_bits(tmp_path: Path, precision: str) -> None:
     changes = {"precision": precision, "ema": 0.9}
     first, second = (run(tmp_path / n, changes).state_dict() for n in "ab")
@@ -69,6 +73,7 @@ def test_the_schedule_is_that_of_torch(steps: int) -> None:
             theirs.step()
 
 
+@in_bfloat16
 def test_a_loss_in_bfloat16_sees_float32(tmp_path: Path) -> None:
     kinds: set[torch.dtype] = set()
 
@@ -82,6 +87,26 @@ def test_a_loss_in_bfloat16_sees_float32(tmp_path: Path) -> None:
     assert kinds == {torch.float32}
     assert not torch.equal(low.head.weight, run(tmp_path / "b", None, plain).head.weight)
     assert low.head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("unit", ["avx512_bf16", "amx_bf16", "bf16"])
+def test_auto_is_bfloat16_where_the_cpu_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    auto = Training(epochs=1, learning_rate=0.1, precision="auto")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True, "avx2": True})
+    assert auto.low
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: False, "avx2": True})
+    assert not auto.low
+
+
+def test_bfloat16_is_refused_where_the_cpu_does_not_compute_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    with pytest.raises(DataError, match="small: this CPU does not compute in bfloat16; set prec"):
+        run(tmp_path, {"precision": "bfloat16"}, plain)
+    run(tmp_path, {"precision": "auto"}, plain)
 
 
 def test_averaged_weights_are_those_that_are_validated_and_kept(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from flows.state import find_checkout
 from flows.workspace import pinned, prepare
 from tasks.core.errors import DataError, ParamsError
+from tests.flows.prefect_api import asked
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text())
@@ -25,14 +25,6 @@ def commit(tiny: Any, message: str) -> str:
     name = ("-c", "user.name=t", "-c", "user.email=t@example.org")
     tiny.call("git", *name, "commit", "--quiet", "--all", "--message", message)
     return str(tiny.call("git", "rev-parse", "HEAD").stdout.strip())
-
-
-def asked(url: str, path: str, body: object | None = None) -> Any:
-    """What Prefect's API answers."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{url}{path}", data, {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request) as answer:  # noqa: S310 - the server that we started
-        return json.loads(answer.read())
 
 
 def test_a_workspace_at_a_commit_is_as_committed(tiny: Any) -> None:
@@ -130,8 +122,8 @@ def test_the_deployment_is_registered_as_written_and_a_worker_runs_it(
         *("deploy", "--prefect-file", "infra/prefect.yaml"),
         *("--name", written["name"], "--job-variable", place),
     )
-    made = asked(prefect_url, f"/deployments/name/retrain/{written['name']}")
-    run = asked(prefect_url, f"/deployments/{made['id']}/create_flow_run", {})
+    made = asked(f"{prefect_url}/deployments/name/retrain/{written['name']}")
+    run = asked(f"{prefect_url}/deployments/{made['id']}/create_flow_run", {})
     prefect("worker", "start", "--pool", "stillhouse", "--run-once")
 
     (schedule,) = made["schedules"]
@@ -142,7 +134,7 @@ def test_the_deployment_is_registered_as_written_and_a_worker_runs_it(
     assert made["global_concurrency_limit"]["limit"] == 1
     assert made["concurrency_options"]["collision_strategy"] == "ENQUEUE"
     assert not made["pull_steps"]
-    ended = asked(prefect_url, f"/flow_runs/{run['id']}")
+    ended = asked(f"{prefect_url}/flow_runs/{run['id']}")
     (folder,) = (tiny.root / "runs").iterdir()
     assert ended["state_type"] == "FAILED"  # this project has no teacher and no evidence
     assert ended["state"]["message"].startswith(f"{folder.name}: teacher: ")

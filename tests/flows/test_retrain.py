@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import sys
-import urllib.request
 from typing import Any
 
 import psutil
 import pytest
 
 from flows.running import lives
+from tests.flows.prefect_api import asked
 
 CRASHING = """
 import json, os, sys
@@ -55,14 +55,10 @@ def crashed(tiny: Any, url: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def asked(url: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(url: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of Prefect's database."""
-    body = json.dumps(query).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/{what}/filter", body, headers)  # noqa: S310
-    with urllib.request.urlopen(request) as answer:  # noqa: S310 - the server that we started
-        rows: list[dict[str, Any]] = json.loads(answer.read())
-    return rows
+    found: list[dict[str, Any]] = asked(f"{url}/{what}/filter", query)
+    return found
 
 
 def test_every_stage_runs_in_order_side_by_side_where_it_can_and_prefect_knows(
@@ -76,10 +72,10 @@ def test_every_stage_runs_in_order_side_by_side_where_it_can_and_prefect_knows(
     assert result["code"] == 0
     assert result["done"] == dict.fromkeys(["alone", "grow", "left", "right", "join"], "ran")
     assert {fresh.out(stage).read_text() for stage in result["done"]} == {"1"}
-    (run,) = asked(prefect_url, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})
+    (run,) = rows(prefect_url, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})
     assert (run["name"], run["state_type"]) == ("tiny", "COMPLETED")
     within = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    tasks = {t["name"]: t for t in asked(prefect_url, "task_runs", within)}
+    tasks = {t["name"]: t for t in rows(prefect_url, "task_runs", within)}
     assert set(tasks) == set(result["done"])
     assert tasks["grow"]["end_time"] <= tasks["left"]["start_time"]
 
@@ -134,7 +130,7 @@ def test_a_stage_that_prefect_did_not_complete_has_failed_and_blocks(
     assert "\n" not in failed["grow"]
     assert blocked == {"left": "grow", "right": "grow", "join": "grow"}
     assert code == 3
-    (run,) = asked(prefect_url, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})
+    (run,) = rows(prefect_url, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})
     assert run["state_type"] == "FAILED"
 
 

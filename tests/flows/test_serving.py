@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,13 +22,13 @@ import psutil
 import pytest
 
 from flows.running import lives
+from tests.flows.prefect_api import PATIENCE, asked
 from tests.howto import alike, blocks, commands
 from tests.howto import hold as hold_page
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 MONDAYS = ("--cron", "0 3 * * 1")
 PAGE = (Path(__file__).parents[2] / "docs/howto-schedule.md").read_text()
-PATIENCE = 240  # seconds; a server and a run start slowly on a busy machine
 
 
 def free_port() -> int:
@@ -49,11 +48,7 @@ class Schedule:
 
     def api(self, path: str, body: object | None = None) -> Any:
         """What its server answers."""
-        data = None if body is None else json.dumps(body).encode()
-        url = f"http://127.0.0.1:{self.port}/api{path}"
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:  # noqa: S310 - the server that we started
-            return json.loads(answer.read())
+        return asked(f"http://127.0.0.1:{self.port}/api{path}", body)
 
     @property
     def deployment(self) -> dict[str, Any]:

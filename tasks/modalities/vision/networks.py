@@ -18,6 +18,21 @@ from tasks.core.models import Architecture, Normalisation
 from tasks.core.tables import Schema
 
 
+class Shortcut(nn.Conv2d):
+    """A 1 x 1 convolution. In training its stride is taken before it, which is the same: oneDNN's
+    gradient of a strided one is wrong, and written past its end, where channels are few and last
+    (https://github.com/uxlfoundation/oneDNN/issues/6035)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
 class Residual(nn.Module):
     """conv-BN-ReLU-conv-BN plus a shortcut, then ReLU (He et al., 2016)."""
 
@@ -28,7 +43,7 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2: nn.Module = nn.BatchNorm2d(outputs)
         same = inputs == outputs and stride == 1
-        self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.shortcut: nn.Conv2d | None = None if same else Shortcut(inputs, outputs, stride)
         self.bn3: nn.Module | None = None if same else nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
