@@ -16,6 +16,7 @@ from tasks.core.tables import read_fingerprint, read_split
 from tasks.judge.case import read_rung
 from tasks.judge.measured import measure
 from tasks.judge.params import JudgeParams, Requirements
+from tasks.judge.runtime import BATCH
 
 
 def run(arguments: list[str]) -> None:
@@ -23,10 +24,10 @@ def run(arguments: list[str]) -> None:
     student, result = arguments
     deterministic(0, int(read()["threads"]))
     budget = section("requirements", Requirements).latency_ms
-    row = read_split("test", read_fingerprint().data).images[:1]
+    images = read_split("test", read_fingerprint().data).images[:BATCH]
     teacher, rung = read_spec(MODELS / "teacher"), read_rung(student)
     watts = section("judge", JudgeParams).watts
-    measured = measure(student, teacher, rung, row, budget, watts)
+    measured = measure(student, teacher, rung, images, budget, watts)
     write_json(Path(result), measured.model_dump(mode="json"))
 
 

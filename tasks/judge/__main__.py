@@ -25,6 +25,7 @@ from tasks.judge.params import (
     Requirements,
     Teaching,
 )
+from tasks.judge.runtime import BATCH
 from tasks.judge.verdict import as_json
 
 
@@ -42,8 +43,8 @@ def run(arguments: list[str]) -> None:
     deterministic(judge.seed, int(read()["threads"]))
     case = read_case(student, section("stress", Families).families)
     gates = decide(case, judge, requirements)
-    row, budget = case.test.images[:1], requirements.latency_ms
-    measured = measure(student, case.teacher_spec, case.rung, row, budget, judge.watts)
+    images, budget = case.test.images[:BATCH], requirements.latency_ms
+    measured = measure(student, case.teacher_spec, case.rung, images, budget, judge.watts)
     costs = operations(case, teaching, distillation, quantize)
     verdict = conclude(case, judge, gates, costs, measured)
     name, sure = str(read()["name"]), verdict.reproducible()

@@ -6,9 +6,19 @@ In floating-point operations always; in CPU-seconds and energy only where the ve
 from __future__ import annotations
 
 from tasks.judge.markdown import amount, table
-from tasks.judge.verdict import Costs, Measured, MeasuredCosts, Verdict
+from tasks.judge.verdict import Costs, Measured, MeasuredCosts, Times, Verdict
 
 ROLES = {"teacher": "teacher", "float_student": "float student", "student": "what ships"}
+
+
+RUNNING = (
+    "one thread", "bytes", "load, ms", "1 row, ms: p50 / p95", "64 rows, ms: p50 / p95",
+    "rows a second", "memory, MB",
+)  # fmt: skip
+RAN = (
+    "Rows a second are those of batches of 64. Memory is what a process grows by at most that "
+    "loads the model and answers 64 rows; its libraries are left out."
+)
 
 
 def costs(verdict: Verdict) -> str:
@@ -39,6 +49,10 @@ def _counted(told: Costs) -> str:
     )
 
 
+def _times(times: Times) -> str:
+    return f"{amount(times.p50)} / {amount(times.p95)}"
+
+
 def _measured(measured: Measured, told: MeasuredCosts) -> str:
     making = [
         (step.name, amount(step.cpu_seconds), amount(step.watt_hours))
@@ -49,6 +63,13 @@ def _measured(measured: Measured, told: MeasuredCosts) -> str:
         (ROLES[role], amount(latency[role]), amount(energy.joules))
         for role, energy in told.per_1000_predictions.items()
     ]
+    running = [
+        (
+            ROLES[role], f"{r.bytes:,}", amount(r.load_ms), _times(r.one), _times(r.many),
+            f"{r.rows_per_second:,.0f}", amount(r.memory_mb),
+        )
+        for role, r in measured.runtime.items()
+    ]  # fmt: skip
     names = ", ".join(told.elsewhere)
     mixed = f" Made on another CPU, so not quite comparable: {names}." if names else ""
     return (
@@ -56,5 +77,6 @@ def _measured(measured: Measured, told: MeasuredCosts) -> str:
         + table(("making", "CPU-seconds", "Wh"), making)
         + "\n\n"
         + table(("prediction", "ms for one", "joules for 1,000"), use)
+        + (f"\n\n{table(RUNNING, running)}\n\n{RAN}" if running else "")
         + f"\n\nWhat lies below the teacher is {told.break_even.why}. {told.method}{mixed}"
     )

@@ -1,4 +1,4 @@
-"""What this machine measures: median latency of three models, and CPU-seconds spent on the way.
+"""What this machine measures: three models at work, and CPU-seconds spent on the way.
 
 These figures are never reproducible. They stand under `measured` with the CPU they belong to; a
 declared budget may veto a student by them, and nothing is ranked by them.
@@ -7,57 +7,35 @@ declared budget may veto a student by them, and nothing is ranked by them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tasks.core.cost import cpu, latency_ms
+from tasks.core.cost import cpu
 from tasks.core.errors import DataError
 from tasks.core.files import read_json
-from tasks.core.models import MODELS, ModelSpec
+from tasks.core.models import ModelSpec
 from tasks.core.reports import Gate, RungReport, at_most
-from tasks.core.session import open_session
-from tasks.judge.case import SHIP
 from tasks.judge.costs import Noted, measured_costs
+from tasks.judge.runtime import runtimes
 from tasks.judge.verdict import Latency, Measured
-from tasks.modalities.vision.scorers import load_network, load_scorer
 
 MEASURED = Path("measured")
-ROUNDS = 3  # of each model in turn; the quietest one counts
-RUNS = 100  # of one model in one round,
-BUDGET_MS = 600.0  # unless they would take longer than this
-
-Call = Callable[[], object]
 
 
 def measure(
     student: str,
     teacher: ModelSpec,
     rung: RungReport,
-    row: NDArray[np.generic],
+    images: NDArray[np.generic],
     budget_ms: float,
     watts: float,
 ) -> Measured:
     """Time teacher, float student and student on one thread; gate the student. `rung`: of the float
-    student; `row`: one raw image (1, C, H, W); `watts`: what a busy core is taken to draw."""
-    image = row.astype(np.float32)
-    folder = SHIP / student
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        times = medians(
-            {
-                "teacher": teacher_call(teacher, image),
-                "float_student": _session(folder / "float.onnx", image),
-                "student": _session(folder / "model.onnx", image),
-            }
-        )
-    finally:
-        torch.set_num_threads(before)
-    latency = Latency(**times)
+    student; `images`: raw rows (N, C, H, W); `watts`: what a busy core is taken to draw."""
+    found = runtimes(student, teacher, images)
+    latency = Latency(**{role: runtime.one.p50 for role, runtime in found.items()})
     here, above = cpu(), [rung.name for rung in rung.lineage[1:]]
     noted = read_noted(["teacher", *above, rung.name, f"quantize-{rung.name}"])
     return Measured(
@@ -68,22 +46,10 @@ def measure(
             for name, found in noted.items()
             if found.cpu_seconds is not None
         },
+        runtime=found,
         gates=(latency_gate(latency, budget_ms),),
         costs=measured_costs(noted, teacher, rung, latency, here, watts),
     )
-
-
-def medians(calls: dict[str, Call]) -> dict[str, float]:
-    """Median milliseconds of each call: of `ROUNDS` rounds, taken in turn, the quietest."""
-    runs = {}
-    for name, call in calls.items():
-        once = latency_ms(call, runs=3, warm_up=3)["p50"]
-        runs[name] = int(min(RUNS, max(5, BUDGET_MS / max(once, 1e-3))))
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            found[name].append(latency_ms(call, runs[name], warm_up=2)["p50"])
-    return {name: min(values) for name, values in found.items()}
 
 
 def latency_gate(latency: Latency, budget_ms: float) -> Gate:
@@ -124,26 +90,3 @@ def _number(value: object) -> float | None:
     if isinstance(value, int | float) and math.isfinite(value):
         return float(value)
     return None
-
-
-def teacher_call(spec: ModelSpec, row: NDArray[np.float32]) -> Call:
-    """One forward pass of the teacher, in torch or, for an ONNX file, in ONNX Runtime."""
-    folder = MODELS / "teacher"
-    if spec.kind == "onnx":
-        return _session(folder / "model.onnx", row)
-    if spec.kind != "torch":
-        score = load_scorer(folder)
-        return lambda: score(row)
-    network, image = load_network(folder, spec), torch.from_numpy(row)
-
-    def forward() -> object:
-        with torch.inference_mode():
-            return network(image)
-
-    return forward
-
-
-def _session(path: Path, row: NDArray[np.float32]) -> Call:
-    session = open_session(path, threads=1)
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: row})

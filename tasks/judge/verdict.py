@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from tasks.core.files import read_json
 from tasks.core.params import Section, check
@@ -86,6 +86,28 @@ class Latency(Section):
     student: float
 
 
+class Times(Section):
+    """Milliseconds of one call."""
+
+    p50: float
+    p95: float
+
+
+class Runtime(Section):
+    """What one model takes to run on one thread, in its own runtime.
+
+    `one` and `many`: a batch of 1 row and of 64; `memory_mb`: by how much a process grows at most
+    that loads the model and answers 64 rows, None where the system does not tell.
+    """
+
+    bytes: int
+    load_ms: float
+    one: Times
+    many: Times
+    rows_per_second: float  # in batches of 64
+    memory_mb: float | None
+
+
 class BreakEven(Section):
     """After how many predictions the student has saved what making it took; `why`: in words."""
 
@@ -149,6 +171,7 @@ class Measured(Section):
 
     cpu: dict[str, JsonValue]
     latency_ms: Latency
+    runtime: dict[str, Runtime] = Field(default_factory=dict)  # by role; none in older verdicts
     cpu_seconds: dict[str, float]
     gates: tuple[Gate, ...]
     costs: MeasuredCosts | None = None  # None: written before costs were told

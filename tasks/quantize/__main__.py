@@ -31,7 +31,7 @@ from tasks.quantize.search import REFERENCE, Candidate, choose, frontier, measur
 from tasks.quantize.ship import Shipment, replaced, write_shipment
 
 SHIP = Path("ship")
-PARITY_ROWS = 2048
+PARITY_ROWS = 2048  # at least: all validation rows, and training rows where they are fewer
 
 
 def run(arguments: list[str]) -> None:
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> None:
             candidates = _measured(files, val, {s: t["p50"] for s, t in latencies.items()})
             choice = choose(candidates, params.accuracy_drop, budget)
         final = files[choice.chosen]
-        images = np.concatenate([val.images, train.images])[:PARITY_ROWS]
+        images = np.concatenate([val.images, train.images])[: max(len(val), PARITY_ROWS)]
         write_shipment(
             folder,
             Shipment(

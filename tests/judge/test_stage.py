@@ -83,6 +83,9 @@ def test_measured_figures_name_every_stage_and_stand_apart(world: Path) -> None:
     assert [gate.name for gate in measured.gates] == ["latency_ms"]
     assert "measured" not in read_json(world / EVIDENCE / "verdict.json")
     assert "1000 ms are allowed" in measured.gates[0].why
+    shown = f"{measured.runtime['student'].rows_per_second:,.0f}"
+    assert shown in Path("reports/student/card.md").read_text()
+    assert "rows a second" not in (EVIDENCE / "card.md").read_text()
 
 
 def test_two_builders_get_the_same_evidence_and_the_same_verdict_but_for_measured(

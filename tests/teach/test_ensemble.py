@@ -19,7 +19,7 @@ from tasks.core.files import write_json
 from tasks.core.models import read_spec
 from tasks.core.rows import in_memory
 from tasks.core.tables import Table
-from tasks.judge.measured import teacher_call
+from tasks.judge.runtime import asked
 from tasks.modalities.vision.scorers import load_scorer
 from tasks.modalities.vision.teachers import Given, Source, copy_teachers
 from tasks.modalities.vision.training import viewer
@@ -250,6 +250,6 @@ def test_the_judge_can_time_an_ensemble(
     spec = write_ensemble(tmp_path / "given", folder, ["safetensors"] * 2, DATA, val, 1)
     monkeypatch.chdir(tmp_path)
 
-    said = teacher_call(spec, images[:1].astype(np.float32))()
+    said = asked(folder, spec)(images[:1].astype(np.float32))()
 
     assert np.array_equal(np.asarray(said), load_scorer(folder)(images[:1]))
