@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import footprint, plain_loop, reference
+from benchmarks.fashion_data import PRESET, table
 from benchmarks.table import Row, row
 from benchmarks.workload import (
     BATCH,
@@ -47,17 +48,14 @@ from tasks.core.params import read
 from tasks.core.rows import Rows, View
 from tasks.core.seeds import deterministic
 from tasks.core.signal import Batch, Outputs, Signal, Student
-from tasks.core.tables import Table
 from tasks.core.trainer import Training, computes_bfloat16, train
 from tasks.modalities.vision.networks import ResidualNetwork
 from tasks.modalities.vision.scorers import network_scorer
-from tasks.modalities.vision.sources.idx import idx_files
 from tasks.modalities.vision.training import viewer
 
 COMMAND = "make bench-distill"
 ROUNDS = 5
 PRECISIONS = ("float32", "bfloat16") if computes_bfloat16() else ("float32",)
-PRESET = Path(__file__).parents[1] / "presets" / "fashion-mnist.yaml"
 
 
 @dataclass(frozen=True)
@@ -113,13 +111,7 @@ def rescored() -> list[Row]:
     """Rows of the committed references, on the test rows of the preset's own files."""
     if not reference.FOLDER.is_dir():
         return []
-    data = read(PRESET)["data"]
-    images = idx_files(Path(data["path"]), tuple(data["classes"]))
-    assert images.test is not None
-    code = {name: index for index, name in enumerate(data["classes"])}
-    labels = np.array([code[label] for label in images.labels], dtype=np.int64)
-    names = np.array(images.origins)
-    return reference.rescored(Table(names, labels, images.pixels).take(images.test), COMMAND)
+    return reference.rescored(table(test=True), COMMAND)
 
 
 def prepared(base: Path) -> Setting:

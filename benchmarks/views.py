@@ -9,38 +9,32 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks import reference
+from benchmarks.fashion_data import PRESET, table
 from benchmarks.table import Row, row
 from tasks.core.bank import Bank, BankForm, read_bank
 from tasks.core.banking import write_bank
-from tasks.core.kd import kd
 from tasks.core.metrics import correct
 from tasks.core.models import read_spec
 from tasks.core.params import read
 from tasks.core.rows import Rows, in_memory
 from tasks.core.seeds import deterministic
-from tasks.core.signal import Batch, Student
 from tasks.core.statistics import clustered_bootstrap
 from tasks.core.tables import Table
 from tasks.core.trainer import Training, train
+from tasks.distill.above import taught_by
 from tasks.distill.params import Rung
-from tasks.ingest.split import row_id
 from tasks.modalities.vision.networks import build
 from tasks.modalities.vision.scorers import load_network, network_scorer
-from tasks.modalities.vision.sources.idx import idx_files
 from tasks.modalities.vision.training import viewer
 from tasks.modalities.vision.views import Views
 
 COMMAND = "make bench-views"
-PRESET = Path(__file__).parents[1] / "presets" / "fashion-mnist.yaml"
 TRAIN, VAL = 12_000, 12_000  # rows
 EPOCHS, SEEDS = 16, 5
 FEW = (1, 2, 4, 8)
@@ -50,8 +44,9 @@ def run() -> list[Row]:
     """Accuracy with each number of views, and what is lost against one view an epoch."""
     preset = read(PRESET)
     deterministic(0, int(preset["threads"]))
-    learning, held = _tables(preset["data"])
-    rows = in_memory(learning)
+    every = table(test=False)
+    order = np.arange(len(every))
+    rows, held = in_memory(every.take(order[:TRAIN])), every.take(order[-VAL:])
     views = Views.model_validate(preset["teach"]["views"] | {"count": EPOCHS})
     rung = Rung.model_validate(preset["distill"]["rungs"]["student"])
     with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as scratch:
@@ -78,19 +73,6 @@ def run() -> list[Row]:
     whole = row(f"{every}: validation accuracy ({TRAIN:,} training rows)",
                 full.mean(), "", "", COMMAND, SEEDS)  # fmt: skip
     return [whole, *found]
-
-
-def _tables(data: dict[str, Any]) -> tuple[Table, Table]:
-    """Rows to learn from and rows to score, of the given training split alone, by their hashes."""
-    images = idx_files(Path(data["path"]), tuple(data["classes"]))
-    assert images.test is not None
-    code = {name: index for index, name in enumerate(data["classes"])}
-    chosen = np.flatnonzero(~images.test)
-    names = np.array([row_id(images.pixels[i]) for i in chosen])
-    labels = np.array([code[images.labels[i]] for i in chosen], dtype=np.int64)
-    every = Table(names, labels, images.pixels[chosen])
-    order = np.argsort(names, kind="stable")
-    return every.take(order[:TRAIN]), every.take(order[-VAL:])
 
 
 def _banked(scratch: Path, rows: Rows, views: Views) -> Bank:
@@ -120,19 +102,15 @@ def _right(
     torch.manual_seed(seed)
     net = build(rung.architecture, spec.data, spec.normalisation)
     training = rung.training.model_dump() | {"epochs": EPOCHS, "seed": seed}
-    guided, hard = (rung.losses.get(name, 0.0) for name in ("kd", "cross_entropy"))
-
-    def loss(student: Student, batch: Batch) -> Tensor:
-        soft = kd(student.logits, batch.teacher.logits, rung.temperature).mean()
-        return guided * soft + hard * F.cross_entropy(student.logits, batch.labels)
-
+    above = reference.FOLDER / "teacher"
+    loss, signal = taught_by("student", rung, net, above, read_spec(above), bank, threads=1)
     train(
         net,
         rows,
         loss,
         Training.model_validate(training),
         view=lambda images, index, k: view(images, index, k % count),
-        signal=lambda images, index, k: bank.signal(images, index, k % count),
+        signal=lambda images, index, k: signal(images, index, k % count),
         validate=lambda: 0.0,
         history=scratch / "history.jsonl",
         what=f"bench-views | {count} views, seed {seed}",
