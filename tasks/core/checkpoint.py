@@ -82,11 +82,11 @@ def training_key(
     for value in tensors:
         seen.update(value.numpy().tobytes())
     platform = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    seen.update(canonical({**about, **platform, "code": list(_code())}).encode())
+    seen.update(canonical({**about, **platform, "code": list(code())}).encode())
     return seen.hexdigest()
 
 
-def _code() -> Iterator[str]:
+def code() -> Iterator[str]:
     """SHA-256 of each of our modules that this process has imported."""
     for name, module in sorted(sys.modules.items()):
         if name.startswith("tasks.") and module.__file__:

@@ -213,7 +213,7 @@ def gather(a: Attributes, x: Tensor, index: Tensor) -> Tensor:
 
 
 def cast(a: Attributes, x: Tensor) -> Tensor:
-    """Cast between float32, int32, int64 and bool."""
+    """Cast to float32, int32, int64 or bool, from any type."""
     if a["to"] not in TYPES:
         raise DataError(f"Cast: the twin does not know element type {a['to']}; export in float32")
     return x.to(TYPES[a["to"]])

@@ -92,8 +92,13 @@ class Twin(nn.Module):
 
 
 def tensor(stored: onnx.TensorProto) -> Tensor:
-    """An initializer as a torch tensor of the same type."""
-    return torch.from_numpy(np.array(numpy_helper.to_array(stored)))
+    """An initializer as a torch tensor of the same type; int4 as int8."""
+    values = np.array(numpy_helper.to_array(stored))
+    if stored.data_type == onnx.TensorProto.INT4:
+        return torch.from_numpy(values.astype(np.int8))
+    if stored.data_type == onnx.TensorProto.BFLOAT16:  # torch takes no array of it; this is exact
+        return torch.from_numpy(values.astype(np.float32)).bfloat16()
+    return torch.from_numpy(values)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> object:

@@ -1,4 +1,4 @@
-"""One student as its final int8 file: every scheme is built and measured, one is chosen."""
+"""One student as its final file: every scheme is built and measured, one is chosen."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tasks.core.bank import Bank, BankForm, read_bank
-from tasks.core.checkpoint import CHECKPOINTS
-from tasks.core.cost import cpu_seconds, latency_ms
+from tasks.core.checkpoint import CHECKPOINTS, remove_checkpoint
+from tasks.core.cost import cpu_seconds
 from tasks.core.errors import DataError, ParamsError
 from tasks.core.files import write_json
 from tasks.core.metrics import fit_temperature
@@ -23,11 +23,20 @@ from tasks.modalities.vision.networks import ResidualNetwork, folded
 from tasks.modalities.vision.scorers import load_network, network_scorer
 from tasks.modalities.vision.views import Views
 from tasks.quantize.candidates import build
-from tasks.quantize.export import INPUT
+from tasks.quantize.mixed import MIXTURES
 from tasks.quantize.params import Budget, QuantizeParams
 from tasks.quantize.parity import parity
-from tasks.quantize.plot import frontier_png
-from tasks.quantize.search import REFERENCE, Candidate, choose, frontier, measure
+from tasks.quantize.plot import frontier_png, sensitivity_png
+from tasks.quantize.search import (
+    REFERENCE,
+    Candidate,
+    choose,
+    frontier,
+    frontier_csv,
+    latency,
+    measure,
+)
+from tasks.quantize.sensitivity import document
 from tasks.quantize.ship import Shipment, replaced, write_shipment
 
 SHIP = Path("ship")
@@ -50,11 +59,12 @@ def run(arguments: list[str]) -> None:
     bank = _bank(rows, views) if "qat" in params.schemes else None
     with replaced(SHIP / name) as folder:
         with cpu_seconds() as spent:
-            files = build(
-                folded(net), data, train, rows, val, bank, views, params, temperature, folder,
-                CHECKPOINTS / f"{name}-qat",
+            built = build(
+                folded(net), data, train, rows, val, bank, views, params, temperature, budget,
+                folder, lambda scheme: CHECKPOINTS / f"{name}-{scheme}",
             )  # fmt: skip
-            latencies = {scheme: _latency(content, val) for scheme, content in files.items()}
+            files = built.files
+            latencies = {scheme: latency(content, val) for scheme, content in files.items()}
             candidates = _measured(files, val, {s: t["p50"] for s, t in latencies.items()})
             choice = choose(candidates, params.accuracy_drop, budget)
         final = files[choice.chosen]
@@ -66,11 +76,18 @@ def run(arguments: list[str]) -> None:
                 source=source,
                 model=final,
                 floats=files[REFERENCE],
-                frontier=frontier(name, candidates, choice, params.accuracy_drop),
+                frontier=frontier(
+                    name, candidates, choice, params.accuracy_drop, built.left_out, built.mixtures
+                ),
+                table=frontier_csv(candidates, choice),
                 picture=frontier_png(candidates, choice, params.accuracy_drop),
+                sensitivity=document(name, built.sensitivity_rows, built.sensitivity),
+                sensitivity_picture=sensitivity_png(built.sensitivity),
                 parity=parity(net, temperature, files[REFERENCE], final, images),
             ),
         )
+    for scheme in MIXTURES:
+        remove_checkpoint(CHECKPOINTS / f"{name}-{scheme}")
     write_json(
         Path("measured") / f"quantize-{name}.json",
         {
@@ -101,12 +118,6 @@ def _bank(rows: Rows, views: Views) -> Bank:
     teacher = MODELS / "teacher"
     model, form = read_spec(teacher).sha256, section("teach.bank", BankForm)
     return read_bank(teacher / "bank", rows, model, views.model_dump(), form)
-
-
-def _latency(content: bytes, val: Table) -> dict[str, float]:
-    """Milliseconds of one row on one thread."""
-    session, row = open_session(content), val.images[:1].astype(np.float32)
-    return latency_ms(lambda: session.run(None, {INPUT: row}))
 
 
 def _measured(files: dict[str, bytes], val: Table, medians: dict[str, float]) -> list[Candidate]:

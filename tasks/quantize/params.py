@@ -9,7 +9,10 @@ from pydantic import BaseModel, Field, field_validator
 from tasks.core.params import Section
 from tasks.core.trainer import Training
 
-Scheme = Literal["float32", "dynamic", "static", "qat"]
+Scheme = Literal[
+    "float32", "dynamic", "static", "qat", "float16", "bfloat16", "weights8", "weights4",
+    "weights_mixed", "mixed",
+]  # fmt: skip
 
 
 class Calibration(Section):
@@ -20,11 +23,18 @@ class Calibration(Section):
     percentile: float = Field(default=99.99, gt=50, le=100)
 
 
+class SensitivityRows(Section):
+    """How many validation rows say what a layer costs in fewer bits."""
+
+    rows: int = Field(default=2000, ge=1)
+
+
 class QuantizeParams(Section):
     """`quantize`. float32 is always a candidate: it is what the others are measured against."""
 
     schemes: tuple[Scheme, ...] = Field(min_length=1)
     calibration: Calibration
+    sensitivity: SensitivityRows = SensitivityRows()
     qat: Training
     temperature: float = Field(default=4.0, gt=0)
     alpha: float = Field(default=0.9, ge=0, le=1)

@@ -1,4 +1,7 @@
-"""`frontier.png`: bytes against validation accuracy, readable in black and white."""
+"""`frontier.png`: bytes against validation accuracy; `sensitivity.png`: what each layer costs.
+
+Both are readable in black and white.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from tasks.quantize.search import REFERENCE, Candidate, Choice
+from tasks.quantize.sensitivity import Sensitivity
+
+MARKS = {  # of a way to quantize a layer: marker and filling
+    "static": ("s", "black", "int8 weights and activations"),
+    "weights8": ("o", "white", "int8 weights"),
+    "weights4": ("^", "0.6", "int4 weights"),
+}
+SEEN = 1e-9  # KL in nats; what is below stands here, where the logarithm begins
 
 
 def frontier_png(candidates: Sequence[Candidate], choice: Choice, accuracy_drop: float) -> bytes:
@@ -41,13 +52,47 @@ def frontier_png(candidates: Sequence[Candidate], choice: Choice, accuracy_drop:
         )
     for place, names in labels.items():
         axes.annotate(
-            ", ".join(sorted(names)), place, xytext=(7, 6), textcoords="offset points", fontsize=9
+            ", ".join(sorted(names)),
+            place,
+            xytext=(5, 6),
+            textcoords="offset points",
+            rotation=35,  # files of nearly equal size stand side by side
+            rotation_mode="anchor",
+            fontsize=8,
         )
     axes.margins(0.2)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("bytes of the file")
     axes.set_ylabel("accuracy on validation rows")
     axes.set_title(f"chosen: {choice.chosen}", fontsize=10)
+    return _png(figure)
+
+
+def sensitivity_png(found: Sequence[Sensitivity]) -> bytes:
+    """A row for each layer, in the order of the graph; the further right, the dearer."""
+    figure = Figure(figsize=(6.4, 1.6 + 0.3 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    for way, (marker, filling, label) in MARKS.items():
+        axes.scatter(
+            [max(one.costs[way].kl, SEEN) for one in found],
+            range(len(found)),
+            marker=marker,
+            facecolor=filling,
+            edgecolor="black",
+            label=label,
+            zorder=2,
+        )
+    axes.set_yticks(range(len(found)), [one.layer for one in found], fontsize=8)
+    axes.set_ylim(max(len(found), 1) - 0.5, -0.5)
+    axes.grid(axis="y", color="0.85", zorder=0)
+    if found:
+        axes.set_xscale("log")
+    axes.set_xlabel("mean KL from the float student's probabilities, in nats, validation rows")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

@@ -7,22 +7,27 @@ budget may veto. Test rows are never seen here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from tasks.core.cost import latency_ms
 from tasks.core.metrics import correct
 from tasks.core.session import open_session, score
 from tasks.core.statistics import tango_upper
 from tasks.core.tables import Table
+from tasks.quantize.export import INPUT
 
 REFERENCE = "float32"
 CONFIDENCE = 0.95  # one-sided, of the bound
 TOLERANCE = 1e-4  # in logits: what floating point may explain
 BATCHED = 256  # rows scored one by one and together
+SHOWN = ("scheme", "bytes", "accuracy", "lost", "gained", "bound", "agreement", "batch_delta")
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def choose(candidates: Sequence[Candidate], accuracy_drop: float, budget_ms: flo
     If none qualifies the float student itself is chosen, and `why` says so. A candidate above
     `budget_ms` is vetoed.
     """
-    refused = {c.scheme: found for c in candidates if (found := _refusal(c, accuracy_drop))}
+    refused = {c.scheme: found for c in candidates if (found := refusal(c, accuracy_drop))}
     slow = {c.scheme for c in candidates if c.latency_ms > budget_ms}
     veto = "over the latency budget of requirements.latency_ms times latency_margin (see measured/)"
     order = sorted(candidates, key=lambda c: (c.bytes, -c.accuracy, c.scheme))
@@ -113,11 +118,25 @@ def choose(candidates: Sequence[Candidate], accuracy_drop: float, budget_ms: flo
     return Choice(best.scheme, why + ".", reasons, tuple(sorted(slow)))
 
 
+def latency(content: bytes, val: Table) -> dict[str, float]:
+    """Milliseconds of one row on one thread."""
+    session, row = open_session(content), val.images[:1].astype(np.float32)
+    return latency_ms(lambda: session.run(None, {INPUT: row}))
+
+
 def frontier(
-    student: str, candidates: Sequence[Candidate], choice: Choice, accuracy_drop: float
+    student: str,
+    candidates: Sequence[Candidate],
+    choice: Choice,
+    accuracy_drop: float,
+    left_out: Mapping[str, str] | None = None,
+    mixtures: Mapping[str, JsonValue] | None = None,
 ) -> dict[str, JsonValue]:
-    """`frontier.json`: every candidate, losers included, and why this one. No times."""
-    shown = ("scheme", "bytes", "accuracy", "lost", "gained", "bound", "agreement", "batch_delta")
+    """`frontier.json`: every candidate, losers included, and why this one. No times.
+
+    `left_out`: why there is no candidate of a scheme; `mixtures`: which layers of a mixed one are
+    in the higher precision.
+    """
     return {
         "format": "stillhouse/frontier/1",
         "student": student,
@@ -126,18 +145,33 @@ def frontier(
         "accuracy_drop": accuracy_drop,
         "chosen": choice.chosen,
         "why": choice.why,
-        "candidates": [
-            {
-                **{name: getattr(c, name) for name in shown},
-                "chosen": c.scheme == choice.chosen,
-                "reason": choice.reasons[c.scheme],
-            }
-            for c in sorted(candidates, key=lambda c: (c.bytes, c.scheme))
-        ],
+        "candidates": [*_entries(candidates, choice)],
+        "left_out": dict(left_out or {}),
+        "mixtures": dict(mixtures or {}),
     }
 
 
-def _refusal(c: Candidate, accuracy_drop: float) -> str | None:
+def frontier_csv(candidates: Sequence[Candidate], choice: Choice) -> bytes:
+    """`frontier.csv`: the candidates of `frontier.json`, one a line."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*SHOWN, "chosen", "reason"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_entries(candidates, choice))
+    return text.getvalue().encode()
+
+
+def _entries(candidates: Sequence[Candidate], choice: Choice) -> Iterator[dict[str, JsonValue]]:
+    """The candidates, smallest first."""
+    for c in sorted(candidates, key=lambda c: (c.bytes, c.scheme)):
+        yield {
+            **{name: getattr(c, name) for name in SHOWN},
+            "chosen": c.scheme == choice.chosen,
+            "reason": choice.reasons[c.scheme],
+        }
+
+
+def refusal(c: Candidate, accuracy_drop: float) -> str | None:
+    """Why `c` does not qualify, time apart; None if it does."""
     if not c.batch_delta <= TOLERANCE:
         return (
             f"refused: the logits of a row change by up to {c.batch_delta:.2g} with the other "

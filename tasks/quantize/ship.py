@@ -23,7 +23,10 @@ class Shipment:
     model: bytes
     floats: bytes
     frontier: Mapping[str, JsonValue]
+    table: bytes
     picture: bytes
+    sensitivity: Mapping[str, JsonValue]
+    sensitivity_picture: bytes
     parity: Mapping[str, JsonValue]
 
 
@@ -49,7 +52,10 @@ def write_shipment(folder: Path, shipment: Shipment) -> None:
     write_bytes(folder / "float.safetensors", weights_path(shipment.source, student).read_bytes())
     write_json(folder / "float.json", student.model_dump(mode="json"))
     write_json(folder / "frontier.json", shipment.frontier)
+    write_bytes(folder / "frontier.csv", shipment.table)
     write_bytes(folder / "frontier.png", shipment.picture)
+    write_json(folder / "sensitivity.json", shipment.sensitivity)
+    write_bytes(folder / "sensitivity.png", shipment.sensitivity_picture)
     write_json(folder / "parity.json", shipment.parity)
     write_spec(
         folder,

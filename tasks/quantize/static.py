@@ -3,99 +3,67 @@
 Weights are int8 in [-64, 64] (`reduce_range`), activations uint8. On a CPU without VNNI the int8
 kernels add two products in int16; 2 · 64 · 255 = 32,640 fits where 2 · 127 · 255 = 64,770 would
 saturate, so the file means the same on every CPU. Logits stay float: on 256 levels classes would
-tie. Calibration rows are streamed, never held at once; validation and test rows are never seen.
+tie. `calibrate` says where the ranges come from.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import create_calibrator
+from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-from tasks.core.errors import DataError
-from tasks.core.tables import Table
+from tasks.quantize.calibrate import KINDS, Calibrated, Images, calibrate
+from tasks.quantize.floating import kept_float
 from tasks.quantize.params import Calibration
-from tasks.quantize.prepare import QUANTIZABLE, RESULTS, prepare
+from tasks.quantize.prepare import QUANTIZABLE
 
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}
 LEVELS = (-64, 64)  # of a weight
-BATCH = 64
-
-
-def calibration_rows(train: Table, count: int) -> NDArray[np.generic]:
-    """`count` raw images (N, C, H, W) of training rows, those of the smallest hashes.
-
-    A row's hash is as good as random, and a growing snapshot changes few of the rows chosen.
-    """
-    chosen = train.take(np.sort(np.argsort(train.rows, kind="stable")[:count]))
-    bad = ~np.isfinite(chosen.images.reshape(len(chosen), -1)).all(axis=1)
-    if bad.any():
-        raise DataError(
-            f"{int(bad.sum())} of {len(chosen)} calibration rows hold NaN or infinity (first: row "
-            f"{chosen.rows[bad][0][:12]}); quarantine them in validate"
-        )
-    return chosen.images
 
 
 def static(
-    model: onnx.ModelProto, images: NDArray[np.generic], calibration: Calibration
+    model: onnx.ModelProto, images: NDArray[np.generic] | Images, calibration: Calibration
 ) -> onnx.ModelProto:
     """`model` with QuantizeLinear/DequantizeLinear pairs, calibrated on raw `images`."""
-    kinds = [*QUANTIZABLE, *RESULTS, "ReduceMean"]
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        source = Path(scratch) / "float.onnx"
-        onnx.save(prepare(model), str(source))
-        calibrator = create_calibrator(
-            source,
-            kinds,
-            str(Path(scratch) / "augmented.onnx"),
-            METHODS[calibration.method],
-            extra_options={"symmetric": False, "percentile": calibration.percentile},
-        )
-        for block in _blocks(model.graph.input[0].name, images):
-            calibrator.collect_data(block)
+    return quantized(calibrate(model, images, calibration))
+
+
+def quantized(calibrated: Calibrated, floating: Collection[str] = frozenset()) -> onnx.ModelProto:
+    """The static int8 graph; the layers `floating`, by their weights' names, stay float."""
+    source = onnx.ModelProto()
+    source.CopyFrom(calibrated.model)
+    with contextlib.redirect_stdout(io.StringIO()):
         quantizer = QDQQuantizer(
-            load_model_with_shape_infer(source),
+            source,
             per_channel=True,
             reduce_range=True,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
-            tensors_range=calibrator.compute_data(),
+            tensors_range=copy.deepcopy(calibrated.ranges),  # the quantizer writes into it
             nodes_to_quantize=[],
-            nodes_to_exclude=[],
-            op_types_to_quantize=kinds,
+            nodes_to_exclude=_excluded(source.graph, floating),
+            op_types_to_quantize=KINDS,
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
-        quantized: onnx.ModelProto = quantizer.model.model
-        return quantized
+    result: onnx.ModelProto = quantizer.model.model
+    return kept_float(result, floating) if floating else result
 
 
-class _Block(CalibrationDataReader):  # type: ignore[misc]
-    """One batch for a calibrator."""
-
-    def __init__(self, feed: dict[str, NDArray[np.float32]]) -> None:
-        self._feeds = iter([feed])
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        return next(self._feeds, None)
-
-
-def _blocks(name: str, images: NDArray[np.generic]) -> Iterator[_Block]:
-    for start in range(0, len(images), BATCH):
-        yield _Block({name: images[start : start + BATCH].astype(np.float32)})
+def _excluded(graph: onnx.GraphProto, floating: Collection[str]) -> list[str]:
+    """The nodes of the layers `floating`, and those that would round what such a layer says."""
+    names: list[str] = []
+    left: set[str] = set()
+    for node in graph.node:
+        layer = node.op_type in QUANTIZABLE
+        if (layer and node.input[1] in floating) or (not layer and left.intersection(node.input)):
+            names.append(node.name)
+            left.update(node.output)
+    return names

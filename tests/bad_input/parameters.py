@@ -70,6 +70,16 @@ PARAMETERS = (
         ("params.yaml: quantize.qat: precision must be float32", "bfloat16 cannot hold"),
     ),
     Case(
+        "a scheme of quantization that does not exist",
+        params({"quantize.schemes": ["float32", "int4"]}),
+        ("params.yaml: quantize.schemes.1: must be 'float32'", "'weights4'", "(got 'int4')"),
+    ),
+    Case(
+        "a sensitivity on no rows",
+        params({"quantize.sensitivity": {"rows": 0}}),
+        ("params.yaml: quantize.sensitivity.rows: must be greater than or equal to 1", "(got 0)"),
+    ),
+    Case(
         "a word where a number belongs",
         params({"teach.training.epochs": "many"}),
         ("params.yaml: teach.training.epochs: must be a valid integer", "(got 'many')"),

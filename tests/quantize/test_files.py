@@ -13,14 +13,18 @@ from tasks.core.session import open_session, score
 from tasks.core.tables import Schema, Table
 from tasks.modalities.vision.networks import ResidualNetwork
 from tasks.modalities.vision.scorers import network_scorer
+from tasks.quantize.calibrate import calibration_rows
 from tasks.quantize.contract import shipped, with_valid
 from tasks.quantize.dynamic import dynamic
 from tasks.quantize.export import export
+from tasks.quantize.halves import half
 from tasks.quantize.params import Calibration
 from tasks.quantize.slim import slim
-from tasks.quantize.static import calibration_rows, static
+from tasks.quantize.static import static
+from tasks.quantize.weight_only import weight_only
 
 CALIBRATION = Calibration(rows=64, method="minmax")
+SCHEMES = ["float32", "dynamic", "static", "float16", "bfloat16", "weights8", "weights4"]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,10 @@ def graphs(floats: onnx.ModelProto, train_rows: Table) -> dict[str, onnx.ModelPr
         "float32": floats,
         "dynamic": dynamic(floats),
         "static": static(floats, images, CALIBRATION),
+        "float16": half(floats, "float16"),
+        "bfloat16": half(floats, "bfloat16"),
+        "weights8": weight_only(floats, 8),
+        "weights4": weight_only(floats, 4),
     }
 
 
@@ -64,7 +72,7 @@ def test_a_network_without_an_onnx_form_is_a_data_error(data: Schema) -> None:
         export(Odd(), data)
 
 
-@pytest.mark.parametrize("scheme", ["float32", "dynamic", "static"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_slimming_keeps_logits_bit_equal(
     graphs: dict[str, onnx.ModelProto], scheme: str, val_rows: Table
 ) -> None:
@@ -75,13 +83,31 @@ def test_slimming_keeps_logits_bit_equal(
     after, _ = score(open_session(small), val_rows.images)
 
     assert np.array_equal(before, after)
-    assert len(small) < (0.85 if scheme == "float32" else 0.65) * len(raw)
+    share = {"float32": 0.85, "float16": 0.75, "bfloat16": 0.75}.get(scheme, 0.65)
+    assert len(small) < share * len(raw)
 
 
 def test_slimming_twice_changes_nothing(graphs: dict[str, onnx.ModelProto]) -> None:
     once = slim(graphs["static"])
 
     assert slim(onnx.load_from_string(once)) == once
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_slimming_keeps_every_type_that_is_stored(
+    graphs: dict[str, onnx.ModelProto], scheme: str, data: Schema
+) -> None:
+    def stored(model: onnx.ModelProto) -> dict[int, int]:
+        """How many values of each type."""
+        counts: dict[int, int] = {}
+        for t in model.graph.initializer:
+            if len(t.dims) > 1:
+                counts[t.data_type] = counts.get(t.data_type, 0) + int(np.prod(t.dims))
+        return counts
+
+    final = onnx.load_from_string(shipped(graphs[scheme], data))
+
+    assert stored(final) == stored(graphs[scheme])
 
 
 def test_slimming_leaves_its_argument_alone(graphs: dict[str, onnx.ModelProto]) -> None:
@@ -120,7 +146,7 @@ def test_an_attribute_that_is_not_the_default_stays(graphs: dict[str, onnx.Model
     assert not any("group" in names or "dilations" in names for names in named)
 
 
-@pytest.mark.parametrize("scheme", ["float32", "dynamic", "static"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_valid_says_which_rows_to_trust(
     graphs: dict[str, onnx.ModelProto], scheme: str, data: Schema, val_rows: Table
 ) -> None:
@@ -163,7 +189,7 @@ def test_an_int8_student_is_a_third_of_its_float_file(
     assert len(shipped(graphs["static"], data)) < 9_000
 
 
-@pytest.mark.parametrize("scheme", ["float32", "dynamic", "static"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_temperature_divides_the_logits_and_changes_no_answer(
     graphs: dict[str, onnx.ModelProto], scheme: str, data: Schema, val_rows: Table
 ) -> None:

@@ -22,10 +22,11 @@ from tasks.core.twin import Twin
 from tasks.modalities.vision.scorers import network_scorer
 from tasks.modalities.vision.training import validator, viewer
 from tasks.modalities.vision.views import Views
+from tasks.quantize.calibrate import calibration_rows
 from tasks.quantize.params import Calibration
 from tasks.quantize.prepare import prepare
 from tasks.quantize.qat import QuantizationAware, guided
-from tasks.quantize.static import calibration_rows, static
+from tasks.quantize.static import static
 
 MINMAX = Calibration(rows=64, method="minmax")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +31,16 @@ def test_two_folders_and_users_ship_the_same_bytes(quantized: tuple[Path, Path])
     assert first == second
     assert set(first) == {
         "model.onnx", "spec.json", "float.onnx", "float.safetensors", "float.json",
-        "frontier.json", "frontier.png", "parity.json", "history.jsonl",
+        "frontier.json", "frontier.csv", "frontier.png", "sensitivity.json", "sensitivity.png",
+        "parity.json", "history.jsonl",
     }  # fmt: skip
 
 
 def test_no_shipped_file_names_a_folder_or_a_user(quantized: tuple[Path, Path]) -> None:
-    for file in ("model.onnx", "float.onnx", "spec.json", "frontier.json", "parity.json"):
+    for file in (
+        "model.onnx", "float.onnx", "spec.json", "frontier.json", "frontier.csv", "parity.json",
+        "sensitivity.json",
+    ):  # fmt: skip
         content = (quantized[0] / "ship/student" / file).read_bytes()
         for word in (b"distiller", b"checkout", b"/tmp", b".py", b"site-packages", b"torch/"):
             assert word not in content, (file, word)
@@ -80,6 +85,35 @@ def test_the_frontier_holds_every_scheme_and_no_time(quantized: tuple[Path, Path
     assert document["chosen"] in ("static", "qat")
     assert "batch" in candidates["dynamic"]["reason"]  # its ranges span the batch
     assert document["why"].startswith(document["chosen"])
+
+
+def test_the_frontier_says_which_schemes_it_lacks(quantized: tuple[Path, Path]) -> None:
+    document = read_json(quantized[0] / "ship/student/frontier.json")
+
+    assert set(document["left_out"]) == {
+        "float16", "bfloat16", "weights8", "weights4", "weights_mixed", "mixed",
+    }  # fmt: skip
+    assert set(document["left_out"].values()) == {"not in quantize.schemes"}
+
+
+def test_the_table_holds_what_the_frontier_holds(quantized: tuple[Path, Path]) -> None:
+    folder = quantized[0] / "ship/student"
+    with (folder / "frontier.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+
+    listed = read_json(folder / "frontier.json")["candidates"]
+    assert [{k: str(v) for k, v in entry.items()} for entry in listed] == [
+        {k: line[k] for k in listed[0]} for line in table
+    ]
+
+
+def test_the_sensitivity_covers_every_layer(quantized: tuple[Path, Path]) -> None:
+    document = read_json(quantized[0] / "ship/student/sensitivity.json")
+
+    assert document["format"] == "stillhouse/sensitivity/1"
+    assert (document["student"], document["rows"]) == ("student", 160)
+    assert len(document["layers"]) == 7
+    assert "_ms" not in json.dumps(document)
 
 
 def test_times_are_measured_apart_with_the_cpu(quantized: tuple[Path, Path]) -> None:
@@ -154,6 +188,27 @@ def test_a_budget_vetoes_and_nothing_half_written_stays(
     assert document["chosen"] == "float32"
     assert "no candidate qualifies" in document["why"]
     assert [p.name for p in Path("ship").iterdir()] == ["student"]
+
+
+def test_mixtures_are_candidates_that_say_what_they_consist_of(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project()
+    monkeypatch.chdir(folder)
+    _with(folder, schemes=["weights4", "weights8", "weights_mixed", "mixed"], accuracy_drop=0.018,
+          sensitivity={"rows": 50})  # fmt: skip
+
+    run(["student"])
+
+    document = read_json(Path("ship/student/frontier.json"))
+    sizes = {c["scheme"]: c["bytes"] for c in document["candidates"]}
+    assert set(sizes) == {"float32", "weights4", "weights8", "weights_mixed", "mixed"}
+    assert sizes["weights4"] <= sizes["weights_mixed"] <= sizes["weights8"]
+    assert set(document["mixtures"]) == {"weights_mixed", "mixed"}
+    layers = [one["layer"] for one in read_json(Path("ship/student/sensitivity.json"))["layers"]]
+    assert all(set(m["high"]) <= set(layers) for m in document["mixtures"].values())
+    assert read_json(Path("ship/student/sensitivity.json"))["rows"] == 50
+    assert not list(Path("checkpoints").rglob("search.json"))
 
 
 def test_a_bank_of_other_views_is_refused_and_the_old_shipment_stays(
