@@ -23,6 +23,7 @@ from tasks.modalities.vision.networks import ResidualNetwork, folded
 from tasks.modalities.vision.scorers import load_network, network_scorer
 from tasks.modalities.vision.views import Views
 from tasks.quantize.candidates import build
+from tasks.quantize.goals import check_goals
 from tasks.quantize.mixed import MIXTURES
 from tasks.quantize.params import Budget, QuantizeParams
 from tasks.quantize.parity import parity
@@ -65,8 +66,9 @@ def run(arguments: list[str]) -> None:
             )  # fmt: skip
             files = built.files
             latencies = {scheme: latency(content, val) for scheme, content in files.items()}
-            candidates = _measured(files, val, {s: t["p50"] for s, t in latencies.items()})
-            choice = choose(candidates, params.accuracy_drop, budget)
+            candidates = _measured(files, val, latencies)
+            check_goals(name, candidates, params.goals, budget)
+            choice = choose(candidates, params.goals, budget)
         final = files[choice.chosen]
         images = np.concatenate([val.images, train.images])[: max(len(val), PARITY_ROWS)]
         write_shipment(
@@ -120,10 +122,12 @@ def _bank(rows: Rows, views: Views) -> Bank:
     return read_bank(teacher / "bank", rows, model, views.model_dump(), form)
 
 
-def _measured(files: dict[str, bytes], val: Table, medians: dict[str, float]) -> list[Candidate]:
+def _measured(
+    files: dict[str, bytes], val: Table, times: dict[str, dict[str, float]]
+) -> list[Candidate]:
     """Every file on validation rows, against the float32 one."""
     floats, _ = score(open_session(files[REFERENCE]), val.images)
-    return [measure(s, content, val, floats, medians[s]) for s, content in files.items()]
+    return [measure(s, content, val, floats, times[s]) for s, content in files.items()]
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def build(
                 checkpoint("qat"),
             )  # fmt: skip
         reference, _ = score(open_session(finished(floats)), val.images)
-        bounds = Bounds(val, reference, params.accuracy_drop, budget_ms)
+        bounds = Bounds(val, reference, params.goals, budget_ms)
         for scheme in (scheme for scheme in MIXTURES if scheme in params.schemes):
             about = {"params": params.model_dump(mode="json")}
             mixed = mixture(

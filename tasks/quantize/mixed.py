@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from tasks.core.files import digest, read_json, write_json
 from tasks.core.params import Section
 from tasks.core.tables import Table
 from tasks.quantize.calibrate import Calibrated
-from tasks.quantize.search import latency, measure, refusal
+from tasks.quantize.search import Goals, latency, measure, refusal
 from tasks.quantize.sensitivity import Sensitivity
 from tasks.quantize.static import quantized
 from tasks.quantize.weight_only import Bits, weight_only
@@ -73,11 +73,11 @@ class Mixture:
 @dataclass(frozen=True)
 class Bounds:
     """When a candidate qualifies: on `val`, against the logits `floats` of the float32 file there,
-    the bound of its loss, and its latency in milliseconds."""
+    by `goals`, and by the budget of its median latency in milliseconds."""
 
     val: Table
     floats: NDArray[np.float32]
-    accuracy_drop: float
+    goals: Goals
     budget_ms: float
 
 
@@ -104,16 +104,16 @@ def mixture(
 
     def evaluate(high: Low) -> Evaluated:
         content = finished(graph(high))
-        took = latency(content, bounds.val)["p50"]
-        candidate = measure(scheme, content, bounds.val, bounds.floats, took)
+        times = latency(content, bounds.val)
+        candidate = measure(scheme, content, bounds.val, bounds.floats, times)
         return Evaluated(
             high=tuple(name for name in names if name in high),
             bytes=candidate.bytes,
             accuracy=candidate.accuracy,
             bound=candidate.bound,
             latency_ms=candidate.latency_ms,
-            qualifies=refusal(candidate, bounds.accuracy_drop) is None
-            and candidate.latency_ms <= bounds.budget_ms,
+            qualifies=refusal(candidate, bounds.goals) is None
+            and not bounds.goals.slow(candidate, bounds.budget_ms),
         )
 
     order = by_sensitivity(scheme, found)
@@ -127,7 +127,7 @@ def mixture(
             "val": hashlib.sha256(
                 "".join(bounds.val.rows.tolist()).encode() + bounds.val.labels.tobytes()
             ).hexdigest(),
-            "bounds": [bounds.accuracy_drop, bounds.budget_ms],
+            "bounds": [asdict(bounds.goals), bounds.budget_ms],
             "code": list(code()),
         }
     )

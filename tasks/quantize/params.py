@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from tasks.core.params import Section
 from tasks.core.trainer import Training
+from tasks.quantize.search import Goals
 
 Scheme = Literal[
     "float32", "dynamic", "static", "qat", "float16", "bfloat16", "weights8", "weights4",
@@ -39,7 +40,14 @@ class QuantizeParams(Section):
     temperature: float = Field(default=4.0, gt=0)
     alpha: float = Field(default=0.9, ge=0, le=1)
     accuracy_drop: float = Field(ge=0, le=1)
+    bytes: int | None = Field(default=None, ge=1)  # of the file; None: the fewest that qualify
+    latency_ms_p95: float | None = Field(default=None, gt=0)  # of one row on one thread
     latency_margin: float = Field(ge=1)
+
+    @property
+    def goals(self) -> Goals:
+        """What a candidate must keep to."""
+        return Goals(self.accuracy_drop, self.bytes, self.latency_ms_p95)
 
     @field_validator("qat")
     @classmethod

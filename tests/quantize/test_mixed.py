@@ -27,6 +27,7 @@ from tasks.quantize.mixed import (
     search,
 )
 from tasks.quantize.params import Calibration
+from tasks.quantize.search import Goals
 from tasks.quantize.sensitivity import Cost, Sensitivity, sensitivities
 from tasks.quantize.static import quantized
 from tasks.quantize.weight_only import weight_only
@@ -175,7 +176,7 @@ def mix(
         finished: Callable[[onnx.ModelProto], bytes] = lambda graph: shipped(graph, data),
         budget_ms: float = 1000.0,
     ) -> Mixture:
-        bounds = Bounds(rows, logits, drop, budget_ms)
+        bounds = Bounds(rows, logits, Goals(drop), budget_ms)
         return mixture(scheme, floats, calibrated, found, bounds, finished, folder, {})
 
     return run

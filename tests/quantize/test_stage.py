@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tasks.core.errors import DataError, ParamsError
+from tasks.core.errors import DataError, GateError, ParamsError
 from tasks.core.files import read_json, sha256, tree_sha256
 from tasks.core.models import ONNX, WEIGHTS, ModelSpec, read_spec, read_weights
 from tasks.core.session import check_onnx, open_session
@@ -266,3 +266,19 @@ def test_an_unknown_scheme_is_named(project: Project, monkeypatch: pytest.Monkey
 
     with pytest.raises(ParamsError, match=r"quantize\.schemes\.0"):
         run(["student"])
+
+
+def test_a_goal_out_of_reach_ends_the_stage_and_the_old_shipment_stays(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project()
+    monkeypatch.chdir(folder)
+    Path("ship/student").mkdir(parents=True)
+    Path("ship/student/model.onnx").write_bytes(b"the former one")
+    _with(folder, schemes=["weights8"], bytes=1000)
+
+    with pytest.raises(GateError, match="bytes 1,000 binds: weights8 is nearest with"):
+        run(["student"])
+
+    assert [p.name for p in Path("ship").rglob("*")] == ["student", "model.onnx"]
+    assert Path("ship/student/model.onnx").read_bytes() == b"the former one"
