@@ -1,9 +1,9 @@
 """Static int8 (QDQ): weights per channel, activation ranges fixed on training rows.
 
-Weights are int8 in [-64, 64] (`reduce_range`), activations uint8. On a CPU without VNNI the int8
-kernels add two products in int16; 2 · 64 · 255 = 32,640 fits where 2 · 127 · 255 = 64,770 would
-saturate, so the file means the same on every CPU. Logits stay float: on 256 levels classes would
-tie. Calibration rows are streamed, never held at once; validation and test rows are never seen.
+Weights are int8, activations uint8, and each channel has the finest scale with which no pair of
+products leaves int16, so that the file means the same on every CPU (see `saturation`). Logits stay
+float: on 256 levels classes would tie. Calibration rows are streamed, never held at once;
+validation and test rows are never seen.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -26,13 +28,13 @@ from tasks.core.errors import DataError
 from tasks.core.tables import Table
 from tasks.quantize.params import Calibration
 from tasks.quantize.prepare import QUANTIZABLE, RESULTS, prepare
+from tasks.quantize.saturation import channel_axis, safe_scales
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
-LEVELS = (-64, 64)  # of a weight
 BATCH = 64
 
 
@@ -68,22 +70,48 @@ def static(
         )
         for block in _blocks(model.graph.input[0].name, images):
             calibrator.collect_data(block)
+        floats = load_model_with_shape_infer(source)
         quantizer = QDQQuantizer(
-            load_model_with_shape_infer(source),
+            floats,
             per_channel=True,
-            reduce_range=True,
+            reduce_range=True,  # [-64, 64], always safe, for weights without scales of ours
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
             tensors_range=calibrator.compute_data(),
             nodes_to_quantize=[],
             nodes_to_exclude=[],
             op_types_to_quantize=kinds,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+            extra_options={
+                "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
+                "TensorQuantOverrides": _scales(floats.graph),
+            },
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         quantized: onnx.ModelProto = quantizer.model.model
         return quantized
+
+
+def _scales(graph: onnx.GraphProto) -> dict[str, list[dict[str, object]]]:
+    """Safe scales of each layer's weights, by name, as the quantizer takes them per channel.
+
+    Weights that several layers share, or of another rank than a layer's, get none.
+    """
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    used = Counter(name for node in graph.node for name in node.input)
+    found = {}
+    for node in graph.node:
+        weight = stored.get(node.input[1]) if node.op_type in QUANTIZABLE else None
+        if weight is None or weight.ndim < 2 or used[node.input[1]] > 1:
+            continue
+        if node.op_type == "MatMul" and weight.ndim > 2:
+            continue
+        axis = channel_axis(node)
+        found[node.input[1]] = [
+            {"axis": axis, "scale": scale, "zero_point": np.int8(0)}
+            for scale in safe_scales(weight, axis)
+        ]
+    return found
 
 
 class _Block(CalibrationDataReader):  # type: ignore[misc]
