@@ -18,7 +18,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
-from tasks.judge.trial import emulate
 
 from benchmarks import reference
 from benchmarks.fashion_data import table
@@ -30,6 +29,7 @@ from tasks.core.session import open_session, score
 from tasks.core.statistics import tango_upper
 from tasks.core.tables import Table
 from tasks.judge.runtime import Call, quietest
+from tasks.judge.trial import emulate
 from tasks.modalities.vision.networks import ResidualNetwork, build, folded
 from tasks.modalities.vision.scorers import load_network
 from tasks.quantize.calibrate import calibrate, calibration_rows

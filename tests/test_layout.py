@@ -22,7 +22,7 @@ FORBIDDEN = (
     "time",
     "datetime",
 )
-CHILDREN = ("tasks/judge/runtime.py",)  # of a model, in a process of its own
+CHILDREN = ("tasks/judge/runtime.py", "tasks/judge/trial.py")  # of a model, alone or emulated
 CLOCKS = ("tasks/core/cost.py", "tasks/core/progress.py")  # measured figures and display, no result
 
 

@@ -26,6 +26,7 @@ from tasks.judge.params import (
     Teaching,
 )
 from tasks.judge.runtime import BATCH
+from tasks.judge.trial import attempt, with_trial
 from tasks.judge.verdict import as_json
 
 
@@ -45,6 +46,8 @@ def run(arguments: list[str]) -> None:
     gates = decide(case, judge, requirements)
     images, budget = case.test.images[:BATCH], requirements.latency_ms
     measured = measure(student, case.teacher_spec, case.rung, images, budget, judge.watts)
+    trial = attempt(case, judge.trial_rows)
+    measured = with_trial(measured, trial)
     costs = operations(case, teaching, distillation, quantize)
     verdict = conclude(case, judge, gates, costs, measured)
     name, sure = str(read()["name"]), verdict.reproducible()
@@ -55,6 +58,7 @@ def run(arguments: list[str]) -> None:
     write_json(REPORTS / student / "verdict.json", as_json(verdict))
     said = "approved" if verdict.approved else "refused"
     print(f"judge: {student} {said}, evidence {subject.digest[:12]}")
+    print(f"judge: {trial.why}")
     for gate in verdict.failed:
         print(f"judge: failed {gate.name}: {gate.why}")
 

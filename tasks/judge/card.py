@@ -15,6 +15,7 @@ from tasks.judge.card_costs import costs
 from tasks.judge.case import Case
 from tasks.judge.markdown import cell, number, percent, table, times
 from tasks.judge.params import Distillation, Recipe, Requirements
+from tasks.judge.portability import section as portability
 from tasks.judge.stress import stress_gates
 from tasks.judge.verdict import Verdict
 
@@ -58,6 +59,7 @@ def card(
         _data(case),
         _making(case, distillation),
         costs(verdict),
+        portability(verdict),
         _limits(verdict),
         _use(case),
     )

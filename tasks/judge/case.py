@@ -30,6 +30,7 @@ from tasks.core.tables import (
     read_train,
 )
 from tasks.judge.baseline import BaselinePredictions, fit_and_predict
+from tasks.judge.portability import Certified, read_certificate
 from tasks.judge.stress import Heard, hear
 
 SHIP = Path("ship")
@@ -50,7 +51,8 @@ class Scored:
 @dataclass(frozen=True)
 class Case:
     """One student before the judge. `parity`, `validation` and `teacher_report` are None where
-    the file is missing or broken; `stress` holds a report, or why there is none."""
+    the file is missing or broken; `certificate` and `stress` hold a document, or why there is
+    none to believe."""
 
     student: str
     spec: ModelSpec  # of the shipped file
@@ -65,6 +67,7 @@ class Case:
     train_rows: int  # that every training saw
     baseline: BaselinePredictions
     parity: bool | None
+    certificate: Certified
     validation: bool | None
     stress: dict[str, Heard]
     set_aside: dict[str, int]  # training rows in the quarantine, by reason
@@ -110,6 +113,7 @@ def read_case(student: str, families: tuple[str, ...]) -> Case:
         train_rows=len(train),
         baseline=fit_and_predict(train, test),
         parity=_stated(folder / "parity.json", "passed"),
+        certificate=read_certificate(folder, spec.sha256),
         validation=_stated(REPORTS / "validation" / "report.json", "passed"),
         stress={
             family: hear(REPORTS / student / "stress", student, family, spec.sha256)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tasks.core.files import write_bytes, write_json, write_text
 from tasks.judge.case import REPORTS, SHIP, Case
+from tasks.judge.portability import NAME as CERTIFICATE
 from tasks.judge.subject import SUBJECT, Subject, subject
 from tasks.judge.verdict import Verdict, as_json
 
@@ -36,6 +37,8 @@ def write_evidence(case: Case, verdict: Verdict, card: str, folder: Path) -> Sub
         write_json(made / "verdict.json", as_json(verdict.reproducible()))
         write_json(made / "data.json", data_digests(case))
         _write_predictions(made / "predictions.parquet", case)
+        if not isinstance(case.certificate, str):
+            write_bytes(made / CERTIFICATE, (SHIP / case.student / CERTIFICATE).read_bytes())
         _copy_stress(case, made / "stress")
         result = subject(made)
         write_json(made / SUBJECT, result.model_dump(mode="json"))

@@ -16,6 +16,7 @@ from tasks.core.statistics import paired_bootstrap_upper, tango_upper, wilson
 from tasks.judge.case import Case, Scored
 from tasks.judge.compare import pair, per_class, ruined, undecided
 from tasks.judge.params import JudgeParams, Requirements
+from tasks.judge.portability import portability
 from tasks.judge.stress import Heard, stress_gates
 
 # What a student must have stood to be smaller than MAX_STEP allows in one step
@@ -38,6 +39,7 @@ def decide(case: Case, judge: JudgeParams, requirements: Requirements) -> tuple[
         teacher_requirement(case),
         data_validation(case),
         parity(case),
+        portability(case.certificate),
         valid_rows(case),
         *stress,
     )

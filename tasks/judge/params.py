@@ -19,6 +19,7 @@ class JudgeParams(Section):
     class_margin: float = Field(gt=0, lt=1)
     bootstrap: int = Field(default=1000, ge=100)
     seed: int = Field(ge=0)
+    trial_rows: int = Field(default=500, ge=0, le=10_000)  # tried on an emulated CPU; 0: none
     watts: float = Field(default=10.0, gt=0)  # of a busy core: an assumption, for energy alone
 
 

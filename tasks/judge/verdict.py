@@ -166,8 +166,21 @@ class MeasuredCosts(Section):
     method: str
 
 
+class Trial(Section):
+    """The shipped file on an emulated `cpu`: how many of the `rows` it answered otherwise than on
+    the measured one. Not `tried`: nothing is known, and `why` says the reason."""
+
+    tried: bool
+    cpu: str
+    rows: int
+    different: int | None = None
+    largest_difference: float | None = None  # of a logit
+    why: str
+
+
 class Measured(Section):
-    """Figures of one machine. They may veto by a declared budget and never rank."""
+    """Figures of one machine. They may veto by a declared budget, or by another answer on another
+    CPU, and never rank."""
 
     cpu: dict[str, JsonValue]
     latency_ms: Latency
@@ -175,6 +188,7 @@ class Measured(Section):
     cpu_seconds: dict[str, float]
     gates: tuple[Gate, ...]
     costs: MeasuredCosts | None = None  # None: written before costs were told
+    portability: Trial | None = None  # None: measured again, or before trials were made
 
 
 class Verdict(Section):

@@ -16,7 +16,8 @@ from tasks.quantize.prepare import QUANTIZABLE, prepare
 
 
 def dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with ConvInteger and MatMulInteger; weights in [-64, 64] (see `static`)."""
+    """`model` with ConvInteger and MatMulInteger; weights in [-64, 64], with which no pair of
+    products saturates (see `saturation`)."""
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "float.onnx", Path(scratch) / "dynamic.onnx"
         onnx.save(prepare(model), str(source))

@@ -2,8 +2,10 @@
 
 Float master weights, their scales per channel and the scales of activations are trained (LSQ,
 Esser et al., 2020) through the very arithmetic of the file; afterwards int8 weights, int32 biases
-and scales are written back into the same graph. So what was trained is what ships. Zero points and
-structure never change, and BatchNorm is folded before, so there are no statistics left to freeze.
+and scales are written back into the same graph. So what was trained is what ships. A scale is never
+finer than the weights of the moment allow without saturation, so the file is as portable as before.
+Zero points and structure never change, and BatchNorm is folded before, so there are no statistics
+left to freeze.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from tasks.core.operators import along, fake_quantize, straight_through
 from tasks.core.signal import Batch, Loss, Student
 from tasks.core.tables import UNLABELLED
 from tasks.core.twin import Twin, tensor
-from tasks.quantize.static import LEVELS
+from tasks.quantize.saturation import LEVELS, safe_scales
 
 SUFFIX = "_quantized"  # what the quantizer adds to the name of a weight or bias
 
@@ -73,10 +75,11 @@ class QuantizationAware(nn.Module):
             name: log.exp() for name, log in zip(self.scales, self.activation_scales, strict=True)
         }
         for i, layer in enumerate(self.layers):
-            integers, scale = self._weight(i)
-            values[layer.weight.result] = integers * scale
+            scale = self._scale(i)
+            integers, steps = self._weight(i, scale)
+            values[layer.weight.result] = integers * steps
             if layer.bias:
-                whole, step = self._bias(i)
+                whole, step = self._bias(i, scale)
                 values[layer.bias.result] = whole * step
         return self.twin(images, values)  # type: ignore[no-any-return]
 
@@ -87,10 +90,10 @@ class QuantizationAware(nn.Module):
             for name, log in zip(self.scales, self.activation_scales, strict=True):
                 new[name] = log.exp()
             for i, layer in enumerate(self.layers):
-                new[layer.weight.integers], _ = self._weight(i)
-                new[layer.weight.scale] = self.weight_scales[i].exp()
+                new[layer.weight.scale] = scale = self._scale(i)
+                new[layer.weight.integers], _ = self._weight(i, scale)
                 if layer.bias:
-                    new[layer.bias.integers], new[layer.bias.scale] = self._bias(i)
+                    new[layer.bias.integers], new[layer.bias.scale] = self._bias(i, scale)
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for stored in model.graph.initializer:
@@ -100,16 +103,24 @@ class QuantizationAware(nn.Module):
                 stored.CopyFrom(numpy_helper.from_array(value, stored.name))
         return model
 
-    def _weight(self, i: int) -> tuple[Tensor, Tensor]:
-        """Integers of weight `i` and its scale, shaped to multiply them."""
+    def _scale(self, i: int) -> Tensor:
+        """Scale of weight `i`: as trained, or the safe one where that is larger. Gradients reach
+        what is trained either way, so a scale that was raised can leave its bound again."""
+        trained: Tensor = self.weight_scales[i].exp()
+        weight = self.weights[i].detach().numpy()
+        safe = torch.from_numpy(safe_scales(weight, self.layers[i].weight.axis))
+        return trained + (torch.maximum(trained, safe) - trained).detach()
+
+    def _weight(self, i: int, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Integers of weight `i`, and its scale, shaped to multiply them."""
         weight = self.weights[i]
-        scale = along(self.weight_scales[i].exp(), weight.ndim, self.layers[i].weight.axis)
+        scale = along(scale, weight.ndim, self.layers[i].weight.axis)
         return fake_quantize(weight, scale, 0.0, *LEVELS), scale
 
-    def _bias(self, i: int) -> tuple[Tensor, Tensor]:
+    def _bias(self, i: int, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Integers of bias `i` and its scale: of the weight times that of what enters."""
         entering = self.activation_scales[self.scales.index(self.layers[i].entering)].exp()
-        step = (entering * self.weight_scales[i].exp()).detach()
+        step = (entering * scale).detach()
         return straight_through(self.biases[i] / step), step
 
 

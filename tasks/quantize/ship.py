@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from tasks.core.files import sha256, write_bytes, write_json
 from tasks.core.models import ONNX, ModelSpec, Origin, weights_path, write_spec
+from tasks.quantize.certificate import certificate
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def write_shipment(folder: Path, shipment: Shipment) -> None:
     write_json(folder / "sensitivity.json", shipment.sensitivity)
     write_bytes(folder / "sensitivity.png", shipment.sensitivity_picture)
     write_json(folder / "parity.json", shipment.parity)
+    write_json(folder / "certificate.json", certificate(shipment.model))
     write_spec(
         folder,
         student.model_copy(

@@ -1,9 +1,8 @@
 """Static int8 (QDQ): weights per channel, activation ranges fixed on training rows.
 
-Weights are int8 in [-64, 64] (`reduce_range`), activations uint8. On a CPU without VNNI the int8
-kernels add two products in int16; 2 · 64 · 255 = 32,640 fits where 2 · 127 · 255 = 64,770 would
-saturate, so the file means the same on every CPU. Logits stay float: on 256 levels classes would
-tie. `calibrate` says where the ranges come from.
+Weights are int8, activations uint8, and each channel has the finest scale with which no pair of
+products leaves int16, so that the file means the same on every CPU (see `saturation`). Logits stay
+float: on 256 levels classes would tie. `calibrate` says where the ranges come from.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from collections import Counter
 from collections.abc import Collection
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
@@ -23,8 +24,7 @@ from tasks.quantize.calibrate import KINDS, Calibrated, Images, calibrate
 from tasks.quantize.floating import kept_float
 from tasks.quantize.params import Calibration
 from tasks.quantize.prepare import QUANTIZABLE
-
-LEVELS = (-64, 64)  # of a weight
+from tasks.quantize.saturation import channel_axis, safe_scales
 
 
 def static(
@@ -42,14 +42,17 @@ def quantized(calibrated: Calibrated, floating: Collection[str] = frozenset()) -
         quantizer = QDQQuantizer(
             source,
             per_channel=True,
-            reduce_range=True,
+            reduce_range=True,  # [-64, 64], always safe, for weights without scales of ours
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
             tensors_range=copy.deepcopy(calibrated.ranges),  # the quantizer writes into it
             nodes_to_quantize=[],
             nodes_to_exclude=_excluded(source.graph, floating),
             op_types_to_quantize=KINDS,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+            extra_options={
+                "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
+                "TensorQuantOverrides": _scales(source.graph, floating),
+            },
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
@@ -67,3 +70,27 @@ def _excluded(graph: onnx.GraphProto, floating: Collection[str]) -> list[str]:
             names.append(node.name)
             left.update(node.output)
     return names
+
+
+def _scales(
+    graph: onnx.GraphProto, floating: Collection[str]
+) -> dict[str, list[dict[str, object]]]:
+    """Safe scales of each layer's weights, by name, as the quantizer takes them per channel.
+
+    Weights that several layers share, or of another rank than a layer's, get none.
+    """
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    used = Counter(name for node in graph.node for name in node.input)
+    found = {}
+    for node in graph.node:
+        weight = stored.get(node.input[1]) if node.op_type in QUANTIZABLE else None
+        if weight is None or weight.ndim < 2 or used[node.input[1]] > 1:
+            continue
+        if node.input[1] in floating or (node.op_type == "MatMul" and weight.ndim > 2):
+            continue
+        axis = channel_axis(node)
+        found[node.input[1]] = [
+            {"axis": axis, "scale": scale, "zero_point": np.int8(0)}
+            for scale in safe_scales(weight, axis)
+        ]
+    return found

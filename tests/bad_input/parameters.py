@@ -95,6 +95,11 @@ PARAMETERS = (
         ("params.yaml: teach.training.epochs: must be greater than or equal to 1", "(got 0)"),
     ),
     Case(
+        "fewer than no rows on another CPU",
+        params({"judge.trial_rows": -1}),
+        ("params.yaml: judge.trial_rows: must be greater than or equal to 0", "(got -1)"),
+    ),
+    Case(
         "a value that is NaN",
         params({"teach.training.learning_rate": float("nan")}),
         ("params.yaml: teach.training.learning_rate: must be a finite number", "(got nan)"),

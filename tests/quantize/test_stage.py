@@ -32,14 +32,14 @@ def test_two_folders_and_users_ship_the_same_bytes(quantized: tuple[Path, Path])
     assert set(first) == {
         "model.onnx", "spec.json", "float.onnx", "float.safetensors", "float.json",
         "frontier.json", "frontier.csv", "frontier.png", "sensitivity.json", "sensitivity.png",
-        "parity.json", "history.jsonl",
+        "parity.json", "certificate.json", "history.jsonl",
     }  # fmt: skip
 
 
 def test_no_shipped_file_names_a_folder_or_a_user(quantized: tuple[Path, Path]) -> None:
     for file in (
         "model.onnx", "float.onnx", "spec.json", "frontier.json", "frontier.csv", "parity.json",
-        "sensitivity.json",
+        "sensitivity.json", "certificate.json",
     ):  # fmt: skip
         content = (quantized[0] / "ship/student" / file).read_bytes()
         for word in (b"distiller", b"checkout", b"/tmp", b".py", b"site-packages", b"torch/"):
@@ -136,20 +136,24 @@ def test_parity_holds_on_rows_of_validation_and_training(quantized: tuple[Path, 
     assert document["passed"], document
 
 
-def test_weights_have_a_scale_per_channel_and_seven_bits(quantized: tuple[Path, Path]) -> None:
+def test_weights_have_a_scale_per_channel_and_more_than_seven_bits(
+    quantized: tuple[Path, Path],
+) -> None:
     model = onnx.load(str(quantized[0] / "ship/student" / ONNX))
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     made = {n.output[0]: n for n in model.graph.node}
     layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
 
     assert len(layers) == 7
+    largest = []
     for layer in layers:
         weight = made[layer.input[1]]
         integers, scales = stored[weight.input[0]], stored[weight.input[1]]
         assert integers.dtype == np.int8
         assert scales.shape == (len(integers),)
         assert len(np.unique(scales)) > 1
-        assert np.abs(integers.astype(int)).max() <= 64  # pairs cannot saturate without VNNI
+        largest.append(np.abs(integers.astype(int)).max())
+    assert 64 < max(largest) <= 127
 
 
 def test_classes_and_range_travel_inside_the_file(
