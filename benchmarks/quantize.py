@@ -29,7 +29,7 @@ from tasks.core.session import open_session, score
 from tasks.core.statistics import tango_upper
 from tasks.core.tables import Table
 from tasks.judge.runtime import Call, quietest
-from tasks.judge.trial import emulate
+from tasks.judge.trial import CPUS, emulate
 from tasks.modalities.vision.networks import ResidualNetwork, build, folded
 from tasks.modalities.vision.scorers import load_network
 from tasks.quantize.calibrate import calibrate, calibration_rows
@@ -70,7 +70,7 @@ def run() -> list[Row]:
     sizes = {w: files(untrained(w, spec), spec, images) for w in (*SIZES, TWENTY)}
     with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as scratch:
         others = rivals(Path(scratch), student.graph, images)
-        tried = trial_row(Path(scratch), student, test)
+        tried = trial_rows(Path(scratch), student, test)
     return [
         *accuracy_rows(student, test),
         *speed_rows(sizes, test),
@@ -79,7 +79,7 @@ def run() -> list[Row]:
             len(sizes[TWENTY].static) / 1000, "kB", "<= 26", COMMAND),
         *rival_rows(student, others, test),
         *four_bit_rows(student, test),
-        tried,
+        *tried,
     ]  # fmt: skip
 
 
@@ -223,15 +223,19 @@ def four_bit_rows(student: Files, test: Table) -> list[Row]:
     ]
 
 
-def trial_row(scratch: Path, student: Files, test: Table) -> Row:
-    """The file on a CPU without VNNI, emulated, against this one."""
-    print(f"bench-quantize: {TRIED} rows on an emulated CPU", flush=True)
-    images, file = test.images[:TRIED], scratch / "student.onnx"
+def trial_rows(scratch: Path, student: Files, test: Table) -> list[Row]:
+    """The file on emulated CPUs, without VNNI and as exact as with it, against this one."""
+    images, file, rows = test.images[:TRIED], scratch / "student.onnx", []
     file.write_bytes(student.static)
-    there = emulate(file, images)
-    if isinstance(there, str):
-        print(f"bench-quantize: not tried: {there}", flush=True)
     here = score(open_session(student.static), images)[0].argmax(1)
-    same = None if isinstance(there, str) else float((there[0].argmax(1) == here).mean())
-    return row(f"predictions equal under an emulated CPU without VNNI, {TRIED} rows", same, "",
-               ">= 1", COMMAND)  # fmt: skip
+    for other, what in CPUS.items():
+        print(f"bench-quantize: {TRIED} rows on an emulated {other}", flush=True)
+        there = emulate(file, images, other)
+        if isinstance(there, str):
+            print(f"bench-quantize: not tried: {there}", flush=True)
+        same = None if isinstance(there, str) else float((there[0].argmax(1) == here).mean())
+        rows.append(
+            row(f"predictions equal on an emulated {other} ({what}), {TRIED} rows", same, "",
+                ">= 1", COMMAND)
+        )  # fmt: skip
+    return rows

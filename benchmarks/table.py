@@ -52,9 +52,16 @@ def row(
         baseline,
         None if ratio is None else round(ratio, 3),
         runs,
-        str(cpu()["model"]),
+        _cpu(),
         command,
     )
+
+
+def _cpu() -> str:
+    """The model, which may be told of several CPUs alike, and what decides how fast int8 runs."""
+    here = cpu()
+    isa = here["isa"]
+    return f"{here['model']} ({', '.join(map(str, isa))})" if isinstance(isa, list) else ""
 
 
 def _met(value: float | None, bar: str) -> bool | None:
