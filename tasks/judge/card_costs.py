@@ -13,7 +13,7 @@ ROLES = {"teacher": "teacher", "float_student": "float student", "student": "wha
 
 RUNNING = (
     "one thread", "bytes", "load, ms", "1 row, ms: p50 / p95", "64 rows, ms: p50 / p95",
-    "rows a second", "memory, MB",
+    "rows a second", "memory, MB", "joules for 1,000",
 )  # fmt: skip
 RAN = (
     "Rows a second are those of batches of 64. Memory is what a process grows by at most that "
@@ -49,6 +49,23 @@ def _counted(told: Costs) -> str:
     )
 
 
+def _use(measured: Measured, told: MeasuredCosts) -> str:
+    """What a prediction takes, of each model."""
+    joules = {role: amount(energy.joules) for role, energy in told.per_1000_predictions.items()}
+    if not measured.runtime:  # an older verdict
+        latency = measured.latency_ms.model_dump()
+        rows = [(ROLES[role], amount(latency[role]), j) for role, j in joules.items()]
+        return table(("prediction", "ms for one", "joules for 1,000"), rows)
+    running = [
+        (
+            ROLES[role], f"{r.bytes:,}", amount(r.load_ms), _times(r.one), _times(r.many),
+            f"{r.rows_per_second:,.0f}", amount(r.memory_mb), joules[role],
+        )
+        for role, r in measured.runtime.items()
+    ]  # fmt: skip
+    return f"{table(RUNNING, running)}\n\n{RAN}"
+
+
 def _times(times: Times) -> str:
     return f"{amount(times.p50)} / {amount(times.p95)}"
 
@@ -58,25 +75,12 @@ def _measured(measured: Measured, told: MeasuredCosts) -> str:
         (step.name, amount(step.cpu_seconds), amount(step.watt_hours))
         for step in (*told.steps, told.below_teacher)
     ]
-    latency = measured.latency_ms.model_dump()
-    use = [
-        (ROLES[role], amount(latency[role]), amount(energy.joules))
-        for role, energy in told.per_1000_predictions.items()
-    ]
-    running = [
-        (
-            ROLES[role], f"{r.bytes:,}", amount(r.load_ms), _times(r.one), _times(r.many),
-            f"{r.rows_per_second:,.0f}", amount(r.memory_mb),
-        )
-        for role, r in measured.runtime.items()
-    ]  # fmt: skip
     names = ", ".join(told.elsewhere)
     mixed = f" Made on another CPU, so not quite comparable: {names}." if names else ""
     return (
         f"### Measured on {measured.cpu.get('model')}, {measured.cpu.get('cores')} cores\n\n"
         + table(("making", "CPU-seconds", "Wh"), making)
         + "\n\n"
-        + table(("prediction", "ms for one", "joules for 1,000"), use)
-        + (f"\n\n{table(RUNNING, running)}\n\n{RAN}" if running else "")
+        + _use(measured, told)
         + f"\n\nWhat lies below the teacher is {told.break_even.why}. {told.method}{mixed}"
     )
