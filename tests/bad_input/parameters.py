@@ -80,6 +80,16 @@ PARAMETERS = (
         ("params.yaml: quantize.sensitivity.rows: must be greater than or equal to 1", "(got 0)"),
     ),
     Case(
+        "a budget of no bytes",
+        params({"quantize.bytes": 0}),
+        ("params.yaml: quantize.bytes: must be greater than or equal to 1 (got 0)",),
+    ),
+    Case(
+        "a goal of no time",
+        params({"quantize.latency_ms_p95": 0.0}),
+        ("params.yaml: quantize.latency_ms_p95: must be greater than 0 (got 0.0)",),
+    ),
+    Case(
         "a word where a number belongs",
         params({"teach.training.epochs": "many"}),
         ("params.yaml: teach.training.epochs: must be a valid integer", "(got 'many')"),

@@ -16,13 +16,14 @@ from tasks.core.errors import DataError
 from tasks.core.rows import in_memory
 from tasks.core.session import open_session, score
 from tasks.core.signal import Batch, Outputs, Student
-from tasks.core.tables import Table
+from tasks.core.tables import Schema, Table
 from tasks.core.trainer import Training, train
 from tasks.core.twin import Twin
 from tasks.modalities.vision.scorers import network_scorer
 from tasks.modalities.vision.training import validator, viewer
 from tasks.modalities.vision.views import Views
 from tasks.quantize.calibrate import calibration_rows
+from tasks.quantize.contract import shipped
 from tasks.quantize.params import Calibration
 from tasks.quantize.prepare import prepare
 from tasks.quantize.qat import QuantizationAware, guided
@@ -213,3 +214,17 @@ def test_the_history_goes_where_the_shipment_is(quantized: tuple[Path, Path]) ->
     lines = (quantized[0] / "ship/student/history.jsonl").read_text().splitlines()
 
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_constant_activations_have_a_range_all_the_same(
+    floats: onnx.ModelProto, train_rows: Table, data: Schema, method: str
+) -> None:
+    same = np.repeat(train_rows.images[:1], 64, axis=0)
+    made = static(floats, same, Calibration.model_validate({"rows": 64, "method": method}))
+
+    ours, _ = score(open_session(shipped(made, data)), same)
+    theirs, _ = score(open_session(shipped(floats, data)), same)
+
+    assert np.isfinite(ours).all()
+    assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
