@@ -25,6 +25,7 @@ from tasks.judge.params import (
     Requirements,
     Teaching,
 )
+from tasks.judge.portability import everywhere
 from tasks.judge.runtime import BATCH
 from tasks.judge.trial import attempt, with_trial
 from tasks.judge.verdict import as_json
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> None:
     images, budget = case.test.images[:BATCH], requirements.latency_ms
     measured = measure(student, case.teacher_spec, case.rung, images, budget, judge.watts)
     trial = attempt(case, judge.trial_rows)
-    measured = with_trial(measured, trial)
+    measured = with_trial(measured, trial, everywhere(case.certificate))
     costs = operations(case, teaching, distillation, quantize)
     verdict = conclude(case, judge, gates, costs, measured)
     name, sure = str(read()["name"]), verdict.reproducible()

@@ -18,6 +18,7 @@ from tasks.core.reports import Gate, at_most
 from tasks.judge.verdict import Verdict
 
 NAME = "certificate.json"
+EVERY_X86 = "x86-avx2"  # the target whose files must not saturate
 
 
 class Layer(Section):
@@ -38,6 +39,7 @@ class Certificate(Section):
 
     format: Literal["stillhouse/certificate/1"]
     model_sha256: str
+    target: str  # the CPU that the file was made for
     portable: bool
     limit: tuple[int, int]
     layers: tuple[Layer, ...]
@@ -68,7 +70,8 @@ def read_certificate(folder: Path, sha256: str) -> Certified:
 
 
 def portability(certified: Certified) -> Gate:
-    """No sum of two products can saturate in any layer, with VNNI or without it."""
+    """No sum of two products can saturate in any layer, with VNNI or without it; a file that was
+    made for one kind of CPU alone passes, and says so."""
     if isinstance(certified, str):
         return at_most("portability", None, 0, f"{certified}.")
     unsafe = [layer for layer in certified.layers if not layer.safe]
@@ -87,7 +90,15 @@ def portability(certified: Certified) -> Gate:
         )
     else:
         why = "No layer runs in int8, so there is nothing that could saturate."
-    return at_most("portability", len(unsafe), 0, why)
+    allowed = 0
+    if certified.target != EVERY_X86:
+        allowed, why = len(unsafe), f"{why} It was made for {certified.target} alone."
+    return at_most("portability", len(unsafe), allowed, why)
+
+
+def everywhere(certified: Certified) -> bool:
+    """Whether the file has to mean the same on every x86."""
+    return isinstance(certified, str) or certified.target == EVERY_X86
 
 
 def section(verdict: Verdict) -> str:

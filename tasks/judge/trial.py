@@ -72,10 +72,10 @@ def other_cpu() -> str:
     return "Nehalem" if saturates else "Haswell"
 
 
-def with_trial(measured: Measured, trial: Trial) -> Measured:
-    """`measured` with the trial, which is a gate if there was one."""
+def with_trial(measured: Measured, trial: Trial, decides: bool = True) -> Measured:
+    """`measured` with the trial, which is a gate if there was one and it `decides`."""
     gates = measured.gates
-    if trial.tried:
+    if trial.tried and decides:
         gates = (*gates, at_most("portability_trial", trial.different, 0, trial.why))
     return measured.model_copy(update={"portability": trial, "gates": gates})
 

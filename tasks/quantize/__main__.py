@@ -39,6 +39,7 @@ from tasks.quantize.search import (
 )
 from tasks.quantize.sensitivity import document
 from tasks.quantize.ship import Shipment, replaced, write_shipment
+from tasks.quantize.targets import target
 
 SHIP = Path("ship")
 PARITY_ROWS = 2048  # at least: all validation rows, and training rows where they are fewer
@@ -86,6 +87,7 @@ def run(arguments: list[str]) -> None:
                 sensitivity=document(name, built.sensitivity_rows, built.sensitivity),
                 sensitivity_picture=sensitivity_png(built.sensitivity),
                 parity=parity(net, temperature, files[REFERENCE], final, images),
+                target=target(params.target).name,
             ),
         )
     for scheme in MIXTURES:

@@ -25,6 +25,7 @@ from tasks.core.errors import DataError
 from tasks.core.tables import Table
 from tasks.quantize.params import Calibration
 from tasks.quantize.prepare import QUANTIZABLE, RESULTS, prepare
+from tasks.quantize.targets import AVX2, Target
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -51,11 +52,12 @@ class Images(Sequence[NDArray[np.generic]]):
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A float graph that is ready for the quantizer, each node named, and ONNX Runtime's range of
-    each of its activations, by name."""
+    """A float graph that is ready for the quantizer, each node named, ONNX Runtime's range of each
+    of its activations, by name, and the CPU that it is to be quantized for."""
 
     model: onnx.ModelProto
     ranges: TensorsData
+    target: Target = AVX2
 
 
 def calibration_rows(train: Table, count: int) -> Images:
@@ -83,6 +85,7 @@ def calibrate(
     model: onnx.ModelProto,
     images: NDArray[np.generic] | Images,
     calibration: Calibration,
+    target: Target = AVX2,
 ) -> Calibrated:
     """The ranges of the activations of `model` on raw `images` (N, C, H, W)."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
@@ -97,7 +100,7 @@ def calibrate(
         )
         for block in _blocks(model.graph.input[0].name, images):
             calibrator.collect_data(block)
-        return Calibrated(load_model_with_shape_infer(source), calibrator.compute_data())
+        return Calibrated(load_model_with_shape_infer(source), calibrator.compute_data(), target)
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -20,7 +20,7 @@ from tasks.core.trainer import train as fit
 from tasks.modalities.vision.networks import ResidualNetwork
 from tasks.modalities.vision.training import validator, viewer
 from tasks.modalities.vision.views import Views
-from tasks.quantize.calibrate import calibrate, calibration_rows
+from tasks.quantize.calibrate import Calibrated, calibrate, calibration_rows
 from tasks.quantize.contract import shipped
 from tasks.quantize.dynamic import dynamic
 from tasks.quantize.export import export
@@ -32,6 +32,7 @@ from tasks.quantize.qat import QuantizationAware, guided
 from tasks.quantize.search import REFERENCE
 from tasks.quantize.sensitivity import Sensitivity, sensitivities, some_rows
 from tasks.quantize.static import quantized
+from tasks.quantize.targets import target
 from tasks.quantize.weight_only import weight_only
 
 SCHEMES: tuple[str, ...] = get_args(Scheme)
@@ -77,14 +78,13 @@ def build(
 
     if layers(floats) or set(params.schemes) != {REFERENCE}:
         images = calibration_rows(train, params.calibration.rows)
-        calibrated = calibrate(floats, images, params.calibration)
+        calibrated = calibrate(floats, images, params.calibration, target(params.target))
         found = sensitivities(floats, calibrated, few, temperature)
         if "static" in params.schemes:
             graphs["static"] = quantized(calibrated)
         if bank is not None and "qat" in params.schemes:
             graphs["qat"] = _tuned(
-                quantized(calibrated), floats, rows, val, bank, views, params, folder,
-                checkpoint("qat"),
+                calibrated, floats, rows, val, bank, views, params, folder, checkpoint("qat"),
             )  # fmt: skip
         reference, _ = score(open_session(finished(floats)), val.images)
         bounds = Bounds(val, reference, params.goals, budget_ms)
@@ -121,7 +121,7 @@ def _converted(
 
 
 def _tuned(
-    calibrated: onnx.ModelProto,
+    calibrated: Calibrated,
     floats: onnx.ModelProto,
     rows: Rows,
     val: Table,
@@ -132,7 +132,8 @@ def _tuned(
     checkpoints: Path,
 ) -> onnx.ModelProto:
     """The calibrated graph after quantization-aware fine-tuning under the bank."""
-    net = QuantizationAware(calibrated, floats)
+    graph = quantized(calibrated)
+    net = QuantizationAware(graph, floats, calibrated.target.confined)
     fit(
         net,
         rows,
@@ -145,7 +146,7 @@ def _tuned(
         what="qat",
         checkpoints=checkpoints,
         about={
-            "graph": hashlib.sha256(calibrated.SerializeToString(deterministic=True)).hexdigest(),
+            "graph": hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest(),
             "bank": bank.info.model_dump(mode="json"),
             "val": hashlib.sha256(
                 "".join(val.rows.tolist()).encode() + val.labels.tobytes()

@@ -1,5 +1,5 @@
 """`certificate.json`: the proof that the shipped file answers alike on every x86 CPU, or where it
-does not hold. A function of the file alone; nothing is measured."""
+does not hold. A function of the file and of its target alone; nothing is measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx
 from pydantic import JsonValue
 
 from tasks.quantize.saturation import LIMITS, layers
+from tasks.quantize.targets import AVX2
 
 METHOD = (
     "Kernels without VNNI multiply uint8 activations by int8 weights and add two products at a "
@@ -20,12 +21,13 @@ METHOD = (
 )
 
 
-def certificate(content: bytes) -> dict[str, JsonValue]:
-    """`stillhouse/certificate/1` of the ONNX file `content`."""
+def certificate(content: bytes, target: str = AVX2.name) -> dict[str, JsonValue]:
+    """`stillhouse/certificate/1` of the ONNX file `content`, made for `target`."""
     found = layers(onnx.load_from_string(content))
     return {
         "format": "stillhouse/certificate/1",
         "model_sha256": hashlib.sha256(content).hexdigest(),
+        "target": target,
         "portable": all(layer.safe for layer in found),
         "limit": list(LIMITS),
         "layers": [

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, field_validator
 from tasks.core.params import Section
 from tasks.core.trainer import Training
 from tasks.quantize.search import Goals
+from tasks.quantize.targets import Name
 
 Scheme = Literal[
     "float32", "dynamic", "static", "qat", "float16", "bfloat16", "weights8", "weights4",
@@ -34,6 +35,7 @@ class QuantizeParams(Section):
     """`quantize`. float32 is always a candidate: it is what the others are measured against."""
 
     schemes: tuple[Scheme, ...] = Field(min_length=1)
+    target: Name = "auto"  # the CPU that int8 is made for
     calibration: Calibration
     sensitivity: SensitivityRows = SensitivityRows()
     qat: Training

@@ -2,8 +2,9 @@
 
 Float master weights, their scales per channel and the scales of activations are trained (LSQ,
 Esser et al., 2020) through the very arithmetic of the file; afterwards int8 weights, int32 biases
-and scales are written back into the same graph. So what was trained is what ships. A scale is never
-finer than the weights of the moment allow without saturation, so the file is as portable as before.
+and scales are written back into the same graph. So what was trained is what ships. For a `confined`
+target a scale is never finer than the weights of the moment allow without saturation, so the file
+is as portable as before.
 Zero points and structure never change, and BatchNorm is folded before, so there are no statistics
 left to freeze.
 """
@@ -51,8 +52,11 @@ class Layer:
 class QuantizationAware(nn.Module):
     """The training form of a static int8 graph; `forward` is that of the twin it will become."""
 
-    def __init__(self, quantized: onnx.ModelProto, floats: onnx.ModelProto) -> None:
+    def __init__(
+        self, quantized: onnx.ModelProto, floats: onnx.ModelProto, confined: bool = True
+    ) -> None:
         super().__init__()
+        self.confined = confined
         self.model = quantized
         self.twin = Twin(quantized)
         self.layers = list(_layers(quantized.graph))
@@ -107,6 +111,8 @@ class QuantizationAware(nn.Module):
         """Scale of weight `i`: as trained, or the safe one where that is larger. Gradients reach
         what is trained either way, so a scale that was raised can leave its bound again."""
         trained: Tensor = self.weight_scales[i].exp()
+        if not self.confined:
+            return trained
         weight = self.weights[i].detach().numpy()
         safe = torch.from_numpy(safe_scales(weight, self.layers[i].weight.axis))
         return trained + (torch.maximum(trained, safe) - trained).detach()

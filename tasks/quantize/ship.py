@@ -29,6 +29,7 @@ class Shipment:
     sensitivity: Mapping[str, JsonValue]
     sensitivity_picture: bytes
     parity: Mapping[str, JsonValue]
+    target: str
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def write_shipment(folder: Path, shipment: Shipment) -> None:
     write_json(folder / "sensitivity.json", shipment.sensitivity)
     write_bytes(folder / "sensitivity.png", shipment.sensitivity_picture)
     write_json(folder / "parity.json", shipment.parity)
-    write_json(folder / "certificate.json", certificate(shipment.model))
+    write_json(folder / "certificate.json", certificate(shipment.model, shipment.target))
     write_spec(
         folder,
         student.model_copy(

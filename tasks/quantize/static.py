@@ -1,8 +1,9 @@
 """Static int8 (QDQ): weights per channel, activation ranges fixed on training rows.
 
-Weights are int8, activations uint8, and each channel has the finest scale with which no pair of
-products leaves int16, so that the file means the same on every CPU (see `saturation`). Logits stay
-float: on 256 levels classes would tie. `calibrate` says where the ranges come from.
+Types are those of the target. On x86 each channel has the finest scale with which no pair of
+products leaves int16, so that the file means the same on every CPU (see `saturation`), unless it
+is made for VNNI alone. Logits stay float: on 256 levels classes would tie. `calibrate` says where
+the ranges come from.
 """
 
 from __future__ import annotations
@@ -25,33 +26,39 @@ from tasks.quantize.floating import kept_float
 from tasks.quantize.params import Calibration
 from tasks.quantize.prepare import QUANTIZABLE
 from tasks.quantize.saturation import channel_axis, safe_scales
+from tasks.quantize.targets import AVX2, Target
 
 
 def static(
-    model: onnx.ModelProto, images: NDArray[np.generic] | Images, calibration: Calibration
+    model: onnx.ModelProto,
+    images: NDArray[np.generic] | Images,
+    calibration: Calibration,
+    target: Target = AVX2,
 ) -> onnx.ModelProto:
     """`model` with QuantizeLinear/DequantizeLinear pairs, calibrated on raw `images`."""
-    return quantized(calibrate(model, images, calibration))
+    return quantized(calibrate(model, images, calibration, target))
 
 
 def quantized(calibrated: Calibrated, floating: Collection[str] = frozenset()) -> onnx.ModelProto:
     """The static int8 graph; the layers `floating`, by their weights' names, stay float."""
-    source = onnx.ModelProto()
+    source, target = onnx.ModelProto(), calibrated.target
     source.CopyFrom(calibrated.model)
     with contextlib.redirect_stdout(io.StringIO()):
         quantizer = QDQQuantizer(
             source,
             per_channel=True,
-            reduce_range=True,  # [-64, 64], always safe, for weights without scales of ours
+            # [-64, 64], always safe, for weights without scales of ours.
+            reduce_range=target.confined,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
+            activation_qType=target.activation,
             tensors_range=copy.deepcopy(calibrated.ranges),  # the quantizer writes into it
             nodes_to_quantize=[],
             nodes_to_exclude=_excluded(source.graph, floating),
             op_types_to_quantize=KINDS,
             extra_options={
                 "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
-                "TensorQuantOverrides": _scales(source.graph, floating),
+                "ActivationSymmetric": target.symmetric,
+                "TensorQuantOverrides": _scales(source.graph, floating) if target.confined else {},
             },
         )
         quantizer.quantize_model()

@@ -75,6 +75,11 @@ PARAMETERS = (
         ("params.yaml: quantize.schemes.1: must be 'float32'", "'weights4'", "(got 'int4')"),
     ),
     Case(
+        "a target that does not exist",
+        params({"quantize.target": "riscv"}),
+        ("params.yaml: quantize.target: must be 'auto', 'x86-avx2',", "(got 'riscv')"),
+    ),
+    Case(
         "a sensitivity on no rows",
         params({"quantize.sensitivity": {"rows": 0}}),
         ("params.yaml: quantize.sensitivity.rows: must be greater than or equal to 1", "(got 0)"),

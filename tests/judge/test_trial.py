@@ -26,7 +26,7 @@ from tasks.judge.gates import decide
 from tasks.judge.params import JudgeParams, Requirements
 from tasks.judge.portability import Certificate, portability, read_certificate
 from tasks.judge.trial import CPUS, EMULATOR, attempt, emulate, other_cpu, with_trial
-from tasks.judge.verdict import Latency, Measured, read_verdict
+from tasks.judge.verdict import Latency, Measured, Trial, read_verdict
 from tasks.quantize.certificate import certificate
 
 emulated = pytest.mark.skipif(
@@ -269,6 +269,23 @@ def test_the_certificate_is_a_gate_and_part_of_the_evidence(
     of_another = portability(read_certificate(folder, sha256(folder / "model.onnx")))
     assert (of_another.passed, of_another.value) == (False, None)
     assert "another file" in of_another.why
+
+
+def test_a_file_that_was_made_for_one_kind_of_cpu_passes_and_says_so() -> None:
+    gate = portability(Certificate.model_validate(certificate(saturating(), "x86-vnni")))
+
+    assert gate.passed
+    assert "may saturate on CPUs without VNNI in MatMul logits (1 of 4 channels)" in gate.why
+    assert gate.why.endswith("It was made for x86-vnni alone.")
+
+
+def test_a_trial_decides_only_where_every_cpu_must_answer_alike(measured: Measured) -> None:
+    trial = Trial(tried=True, cpu="Haswell", rows=9, different=3, why="Tried.")
+
+    told = with_trial(measured, trial, decides=False)
+
+    assert (told.portability, told.gates) == (trial, ())
+    assert [gate.passed for gate in with_trial(measured, trial).gates] == [False]
 
 
 def test_an_unportable_student_is_refused_by_the_sealed_verdict(world: Path) -> None:
