@@ -146,7 +146,7 @@ def calibrated(floats: onnx.ModelProto, train_rows: Table) -> Calibrated:
     return calibrate(
         floats,
         calibration_rows(train_rows, 64),
-        Calibration(rows=64, method="percentile", percentile=97),
+        Calibration(rows=64, method="percentile", percentile=90),
     )
 
 
@@ -186,20 +186,24 @@ def mix(
     return run
 
 
-DROPS: dict[Kind, float] = {"weights_mixed": 0.03, "mixed": 0.018}  # 0 of 160 lost: 0.0166
+def within_reach(scheme: Kind, mix: Mix, folder: Path) -> float:
+    """A bound that two or more layers must rise for, and fewer than all."""
+    mix(scheme, 0.0, folder)  # none is kept to, so that every layer rises in turn
+    bounds = [one["bound"] for one in json.loads((folder / STATE).read_text())["evaluated"]]
+    return next(b for i, b in enumerate(bounds) if 2 <= i < 7 and b < min(bounds[:i]))
 
 
 @pytest.mark.parametrize("scheme", MIXTURES)
 def test_a_killed_search_of_real_files_ends_with_the_same_bytes(
     scheme: Kind, mix: Mix, data: Schema, tmp_path: Path
 ) -> None:
-    made: list[bytes] = []
+    drop, made = within_reach(scheme, mix, tmp_path / "probe"), list[bytes]()
 
     def counted(graph: onnx.ModelProto) -> bytes:
         made.append(shipped(graph, data))
         return made[-1]
 
-    expected = mix(scheme, DROPS[scheme], tmp_path / "whole", counted)
+    expected = mix(scheme, drop, tmp_path / "whole", counted)
     whole, made[:] = made[2:], []  # the first two make the key
 
     def dies(graph: onnx.ModelProto) -> bytes:
@@ -208,9 +212,9 @@ def test_a_killed_search_of_real_files_ends_with_the_same_bytes(
         return counted(graph)
 
     with pytest.raises(KeyboardInterrupt):
-        mix(scheme, DROPS[scheme], tmp_path / "killed", dies)
+        mix(scheme, drop, tmp_path / "killed", dies)
     before, made[:] = made[2:], []
-    again = mix(scheme, DROPS[scheme], tmp_path / "killed", counted)
+    again = mix(scheme, drop, tmp_path / "killed", counted)
 
     assert len(before) == 2
     assert before + made[2:] == whole
