@@ -12,6 +12,7 @@ import pytest
 from tasks.core.cost import cpu
 from tasks.core.files import read_json, write_json
 from tasks.judge.__main__ import run
+from tasks.judge.card_costs import costs
 from tasks.judge.case import Case
 from tasks.judge.costs import Noted, break_even, measured_costs, operations
 from tasks.judge.params import Distillation, Quantization, Teaching
@@ -239,3 +240,15 @@ def test_operations_are_evidence_and_cpu_seconds_are_not(world: Path) -> None:
     assert sealed["costs"] == read_json(world / "reports/student/verdict.json")["costs"]
     assert "cpu_seconds" not in str(sealed)
     assert "watt" not in str(sealed)
+
+
+def test_a_verdict_from_before_runtimes_were_told_shows_the_medians(world: Path) -> None:
+    run(["student"])
+    verdict = read_verdict(world / "reports/student/verdict.json")
+    assert verdict.measured is not None
+    before = verdict.measured.model_copy(update={"runtime": {}})
+    older = verdict.model_copy(update={"measured": before})
+
+    assert "rows a second" in costs(verdict)
+    assert "| prediction | ms for one | joules for 1,000 |" in costs(older)
+    assert "rows a second" not in costs(older)

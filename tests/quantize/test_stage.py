@@ -175,6 +175,11 @@ def _with(folder: Path, **quantize: object) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
+def _shipped_before() -> None:
+    Path("ship/student").mkdir(parents=True)
+    Path("ship/student/model.onnx").write_bytes(b"the former one")
+
+
 def test_a_budget_vetoes_and_nothing_half_written_stays(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,8 +225,7 @@ def test_a_bank_of_other_views_is_refused_and_the_old_shipment_stays(
 ) -> None:
     folder = project()
     monkeypatch.chdir(folder)
-    Path("ship/student").mkdir(parents=True)
-    Path("ship/student/model.onnx").write_bytes(b"the former one")
+    _shipped_before()
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["teach"]["views"]["shift"] = 2
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -277,8 +281,7 @@ def test_a_goal_out_of_reach_ends_the_stage_and_the_old_shipment_stays(
 ) -> None:
     folder = project()
     monkeypatch.chdir(folder)
-    Path("ship/student").mkdir(parents=True)
-    Path("ship/student/model.onnx").write_bytes(b"the former one")
+    _shipped_before()
     _with(folder, schemes=["weights8"], bytes=1000)
 
     with pytest.raises(GateError, match="bytes 1,000 binds: weights8 is nearest with"):
