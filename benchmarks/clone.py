@@ -25,8 +25,8 @@ SMALL: dict[str, Any] = {  # seconds of training instead of a minute, and gates 
     },
     "quantize": {"schemes": ["float32", "static"]},
     "stress": {
-        "rows": 64,
-        "adversarial": {"steps": 5, "queries": 50, "margin": 0.5},
+        "budget": "smoke",
+        "adversarial": {"margin": 0.5},
         "corruptions": {"severities": 1, "margin": 0.5},
         "fidelity": {"agreement": 0.5},
         "calibration": {"ece": 0.5},

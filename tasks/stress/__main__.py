@@ -10,6 +10,7 @@ from pathlib import Path
 from tasks.core.errors import ParamsError
 from tasks.core.seeds import deterministic
 from tasks.core.stage import main
+from tasks.stress.budget import BUDGETS
 from tasks.stress.case import load_case
 from tasks.stress.params import read_params
 from tasks.stress.report import examine, write_report
@@ -24,7 +25,7 @@ def run(arguments: list[str]) -> None:
     student, name = arguments
     family, shared, options = read_params(name)
     deterministic(shared.seed, threads=1)
-    case = load_case(student, shared.rows, shared.seed)
+    case = load_case(student, BUDGETS[shared.budget], shared.seed)
     report, outcome = examine(case, family, options)
     write_report(REPORTS / student / "stress", report, outcome)
     failed = [gate.name for gate in report.gates if not gate.passed]

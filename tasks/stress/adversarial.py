@@ -38,8 +38,6 @@ class Params(Section):
     """L-infinity budgets as shares of the range; `margin` of non-inferiority to the teacher."""
 
     epsilons: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=1)
-    steps: int = Field(ge=1)  # of PGD, per restart
-    queries: int = Field(ge=1)  # of the black box, per row
     margin: float = Field(ge=0, le=1)
 
 
@@ -65,7 +63,7 @@ class Budget:
 
 def run(case: Case, params: Params) -> Outcome:
     """Attack the sampled rows at each epsilon, smallest first."""
-    rows = case.test.take(case.sample())
+    rows = case.test.take(case.sample(case.budget.attacked))
     networks: dict[str, nn.Module] = {
         "float_pgd": case.float_network,
         "twin_pgd": Twin.load(case.model),
@@ -77,16 +75,16 @@ def run(case: Case, params: Params) -> Outcome:
         raise ValueError(f"the student is right on none of {len(rows)} rows; nothing to attack")
     budgets, student, teacher = [], right.copy(), taught.copy()
     for epsilon in tracked(sorted(params.epsilons), "adversarial: epsilon"):
-        attacks, queries = _attack(case, params, networks, target, epsilon)
+        attacks, queries = _attack(case, networks, target, epsilon)
         for attack in attacks.values():
             student[right] &= attack.predicted == target.labels
-        teacher[teacher] = _teacher_holds(case, params, rows.take(teacher), epsilon)
+        teacher[teacher] = _teacher_holds(case, rows.take(teacher), epsilon)
         budgets.append(Budget(epsilon, attacks, student.copy(), teacher.copy(), queries))
     broken = [
         {name: a.predicted != target.labels for name, a in budget.attacks.items()}
         for budget in budgets
     ]
-    blindness, masking_gates = masking(case, networks, target, broken, params.steps)
+    blindness, masking_gates = masking(case, networks, target, broken, case.budget.steps)
     kept = _kept(case, target, budgets)
     clean = {"student": rate(right), "teacher": rate(taught)}
     lines = [_line(budget, target, len(rows)) for budget in budgets]
@@ -103,7 +101,7 @@ def run(case: Case, params: Params) -> Outcome:
 
 
 def _attack(
-    case: Case, params: Params, networks: dict[str, nn.Module], target: Table, epsilon: float
+    case: Case, networks: dict[str, nn.Module], target: Table, epsilon: float
 ) -> tuple[dict[str, Attacked], float]:
     """Every attack on the student by name, and the median of Square's queries."""
     bounds = around(target.images, epsilon, case.data)
@@ -113,7 +111,7 @@ def _attack(
             target.images,
             target.labels,
             bounds,
-            params.steps,
+            case.budget.steps,
             generator(case.seed, "stress", name, str(epsilon)),
         )
         for name, network in networks.items()
@@ -123,7 +121,7 @@ def _attack(
         target.images,
         target.labels,
         bounds,
-        params.queries,
+        case.budget.queries,
         generator(case.seed, "stress", "square", str(epsilon)),
     )
     scored = {}
@@ -133,16 +131,20 @@ def _attack(
     return scored, float(np.median(queries))
 
 
-def _teacher_holds(case: Case, params: Params, rows: Table, epsilon: float) -> Flags:
+def _teacher_holds(case: Case, rows: Table, epsilon: float) -> Flags:
     """Which of `rows` the teacher still has right when it is attacked itself."""
     if len(rows) == 0:
         return np.zeros(0, dtype=bool)
     bounds = around(rows.images, epsilon, case.data)
     random = generator(case.seed, "stress", "teacher", str(epsilon))
     if case.teacher_network is not None:
-        images = pgd(case.teacher_network, rows.images, rows.labels, bounds, params.steps, random)
+        images = pgd(
+            case.teacher_network, rows.images, rows.labels, bounds, case.budget.steps, random
+        )
     else:
-        images, _ = square(case.teacher, rows.images, rows.labels, bounds, params.queries, random)
+        images, _ = square(
+            case.teacher, rows.images, rows.labels, bounds, case.budget.queries, random
+        )
     return correct(case.teacher(images), rows.labels)
 
 

@@ -30,6 +30,7 @@ from tasks.core.statistics import wilson
 from tasks.core.tables import Schema, Table, read_fingerprint, read_split
 from tasks.modalities.vision.networks import build
 from tasks.modalities.vision.scorers import Scorer, load_network, load_scorer, network_scorer
+from tasks.stress.budget import Budget
 
 SHIP = Path("ship")
 
@@ -48,17 +49,17 @@ class Case:
     teacher: Scorer
     teacher_network: nn.Module | None  # None where the teacher is an ONNX black box
     float_network: nn.Module  # the float student that `model` was quantized from
-    rows: int  # attacked and corrupted rows
+    budget: Budget
     seed: int
 
     def score(self, images: NDArray[np.generic]) -> NDArray[np.float32]:
         """Logits of the final ONNX file."""
         return score(self.session, images)[0]
 
-    def sample(self) -> NDArray[np.int64]:
+    def sample(self, rows: int) -> NDArray[np.int64]:
         """Sorted positions of `rows` test rows, drawn by `seed`; all if there are fewer."""
         order = generator(self.seed, "stress", "rows").permutation(len(self.test))
-        return np.sort(order[: self.rows]).astype(np.int64)
+        return np.sort(order[:rows]).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def rate(flags: NDArray[np.bool_]) -> dict[str, float]:
     return {"value": float(flags.mean()), "low": low, "high": high}
 
 
-def load_case(student: str, rows: int, seed: int) -> Case:
+def load_case(student: str, budget: Budget, seed: int) -> Case:
     """Read a case from the working directory; a file that does not fit is a `DataError`."""
     data = read_fingerprint().data
     test = read_split("test", data)
@@ -97,7 +98,7 @@ def load_case(student: str, rows: int, seed: int) -> Case:
         teacher=load_scorer(teacher) if network is None else network_scorer(network),
         teacher_network=network,
         float_network=_float_network(folder),
-        rows=rows,
+        budget=budget,
         seed=seed,
     )
 

@@ -36,7 +36,7 @@ class Params(Section):
 
 def run(case: Case, params: Params) -> Outcome:
     """Corrupt the sampled rows in every way and score them with student and teacher."""
-    rows = case.test.take(case.sample())
+    rows = case.test.take(case.sample(case.budget.corrupted))
     shape = (len(KINDS), params.severities, len(rows))
     student, teacher = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for place, kind in enumerate(tracked(KINDS, "corruptions: kind")):

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from tasks.core.errors import ParamsError
 from tasks.core.params import PARAMS, Section, check, section
+from tasks.stress.budget import Name
 
 PACKAGE, FOLDER = "tasks.stress", Path(__file__).parent
 
@@ -63,7 +64,7 @@ class Shared(Section):
 
     model_config = ConfigDict(extra="ignore")
 
-    rows: int = Field(ge=1)  # attacked and corrupted rows, a seeded sample of the test rows
+    budget: Name  # how much is tried: tasks/stress/budget.py
     seed: int = Field(ge=0)
 
 

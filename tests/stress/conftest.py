@@ -29,14 +29,15 @@ from tasks.core.models import (
 from tasks.core.tables import Fingerprint, Schema, Split, Table, write_table
 from tasks.modalities.vision.networks import ResidualNetwork, build
 from tasks.modalities.vision.scorers import network_scorer
+from tasks.stress.budget import BUDGETS, Budget
 from tasks.stress.case import Case, load_case
 
 PARAMS = """
 stress:
   families: [adversarial, corruptions, edge_cases, fidelity, calibration]
-  rows: 64
+  budget: smoke
   seed: 0
-  adversarial: {epsilons: [0.02, 0.1], steps: 8, queries: 40, margin: 0.3}
+  adversarial: {epsilons: [0.02, 0.1], margin: 0.3}
   corruptions: {severities: 2, margin: 0.2}
   edge_cases: {}
   fidelity: {agreement: 0.7}
@@ -221,8 +222,8 @@ class World:
 
     folder: Path
 
-    def case(self, rows: int = 64) -> Case:
-        return load_case("student", rows, seed=0)
+    def case(self, budget: Budget = BUDGETS["smoke"]) -> Case:
+        return load_case("student", budget, seed=0)
 
 
 @pytest.fixture

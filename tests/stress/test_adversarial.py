@@ -17,10 +17,11 @@ from tasks.core.session import open_session
 from tasks.stress import adversarial
 from tasks.stress.adversarial import Params, rescore, run
 from tasks.stress.attacks import around, pgd, square
+from tasks.stress.budget import BUDGETS
 from tasks.stress.case import Case, Outcome, load_case
 from tasks.stress.masking import masking
 
-PARAMS = Params(epsilons=(0.1, 0.02), steps=6, queries=40, margin=0.3)
+PARAMS = Params(epsilons=(0.1, 0.02), margin=0.3)
 
 
 class Stepped(nn.Module):
@@ -38,7 +39,7 @@ class Stepped(nn.Module):
 def attacked(request: pytest.FixtureRequest) -> tuple[Case, Outcome]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(request.getfixturevalue(request.param))
-        case = load_case("student", rows=64, seed=0)
+        case = load_case("student", BUDGETS["smoke"], seed=0)
         return case, run(case, PARAMS)
 
 
@@ -142,7 +143,7 @@ def test_masked_gradients_are_caught_by_all_three_signs(digits, tmp_path: Path) 
     plain, path = digits.case(), tmp_path / "blind.onnx"  # so coarse that noise is no attack
     ship_stepped(plain.model, path, step=12.0)
     case, blind = replace(plain, session=open_session(path)), Stepped(plain.float_network, 12.0)
-    rows = case.test.take(case.sample())
+    rows = case.test.take(case.sample(case.budget.attacked))
     target = rows.take(correct(case.score(rows.images), rows.labels))
     bounds, random = around(target.images, 0.15, case.data), np.random.default_rng(0)
     white = pgd(blind, target.images, target.labels, bounds, 6, random)

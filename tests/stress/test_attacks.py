@@ -46,7 +46,7 @@ def test_attacked_images_stay_inside_the_ball_and_the_range(
     world: str, epsilon: float, request: pytest.FixtureRequest
 ) -> None:
     case = request.getfixturevalue(world).case()
-    rows, random = case.test.take(case.sample()), np.random.default_rng(0)
+    rows, random = case.test.take(case.sample(case.budget.attacked)), np.random.default_rng(0)
     bounds = around(rows.images, epsilon, case.data)
     low, high = case.data.range
     climbed = pgd(case.float_network, rows.images, rows.labels, bounds, 5, random)
@@ -71,7 +71,7 @@ def test_pgd_leaves_a_plain_network_at_chance_within_half_the_range(
 
 def test_pgd_finds_a_lower_margin_than_the_best_of_many_random_points(digits) -> None:
     case, random = digits.case(), np.random.default_rng(0)
-    rows = case.test.take(case.sample())
+    rows = case.test.take(case.sample(case.budget.attacked))
     bounds = around(rows.images, 0.05, case.data)
     score = network_scorer(case.float_network)
     climbed = margin(
@@ -102,7 +102,7 @@ def test_pgd_attacks_the_margin_where_cross_entropy_has_no_gradient_left(digits)
 
 def test_the_twin_of_the_shipped_file_leads_pgd_as_the_float_network_does(digits) -> None:
     case = digits.case()
-    rows = case.test.take(case.sample())
+    rows = case.test.take(case.sample(case.budget.attacked))
     bounds = around(rows.images, 0.1, case.data)
     left = {}
     for name, network in (("float", case.float_network), ("twin", Twin.load(case.model))):
@@ -115,7 +115,7 @@ def test_the_twin_of_the_shipped_file_leads_pgd_as_the_float_network_does(digits
 
 def test_square_lowers_the_margin_and_respects_its_budget(digits) -> None:
     case = digits.case()
-    rows = case.test.take(case.sample())
+    rows = case.test.take(case.sample(case.budget.attacked))
     bounds = around(rows.images, 0.05, case.data)
     asked = 0
 
@@ -136,7 +136,7 @@ def test_square_lowers_the_margin_and_respects_its_budget(digits) -> None:
 
 def test_more_queries_break_at_least_as_many_rows(digits) -> None:
     case = digits.case()
-    rows = case.test.take(case.sample())
+    rows = case.test.take(case.sample(case.budget.attacked))
     bounds = around(rows.images, 0.08, case.data)
     left = [
         correct(
@@ -152,7 +152,7 @@ def test_more_queries_break_at_least_as_many_rows(digits) -> None:
 
 def test_pgd_leaves_weights_and_mode_alone(digits) -> None:
     case = digits.case()
-    rows = case.test.take(case.sample())
+    rows = case.test.take(case.sample(case.budget.attacked))
     before = {k: v.clone() for k, v in case.float_network.state_dict().items()}
     pgd(
         case.float_network,

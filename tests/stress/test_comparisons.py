@@ -13,6 +13,7 @@ from tasks.core.session import open_session, score
 from tasks.core.statistics import wilson
 from tasks.modalities.vision.corruptions import KINDS
 from tasks.stress import calibration, corruptions, fidelity
+from tasks.stress.budget import BUDGETS
 from tasks.stress.case import Case
 from tasks.stress.corruptions import relative_error
 
@@ -26,7 +27,7 @@ def taught_by_itself(case: Case) -> Case:
 def test_corruptions_report_every_kind_and_severity_with_intervals(
     world: str, request: pytest.FixtureRequest
 ) -> None:
-    case = request.getfixturevalue(world).case(rows=32)
+    case = request.getfixturevalue(world).case(replace(BUDGETS["smoke"], corrupted=32))
     outcome = corruptions.run(case, corruptions.Params(severities=2, margin=0.2))
     kinds = outcome.results["kinds"]
     assert set(kinds) == set(KINDS)
@@ -49,7 +50,7 @@ def test_a_student_as_strong_as_its_teacher_passes_and_has_a_relative_error_of_o
 
 
 def test_equal_answers_on_a_handful_of_rows_prove_too_little(digits) -> None:
-    case = taught_by_itself(digits.case(rows=5))
+    case = taught_by_itself(digits.case(replace(BUDGETS["smoke"], corrupted=5)))
     outcome = corruptions.run(case, corruptions.Params(severities=1, margin=0.1))
     assert outcome.results["lost"] == 0.0
     assert not outcome.gates[0].passed

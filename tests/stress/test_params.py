@@ -66,9 +66,11 @@ def test_a_stray_key_of_the_section_is_refused() -> None:
 
 def test_a_stage_run_reads_its_own_family_only(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("stress: {rows: 5, seed: 3, fidelity: {agreement: 0.5}, corruptions: broken}")
+    path.write_text(
+        "stress: {budget: ci, seed: 3, fidelity: {agreement: 0.5}, corruptions: broken}"
+    )
     found, shared, options = read_params("fidelity", path)
-    assert (found.name, shared.rows, shared.seed) == ("fidelity", 5, 3)
+    assert (found.name, shared.budget, shared.seed) == ("fidelity", "ci", 3)
     assert options.model_dump() == {"agreement": 0.5}
 
 

@@ -162,13 +162,13 @@ def test_missing_predictions_are_refused() -> None:
 
 
 def test_the_sample_is_seeded_sorted_and_never_longer_than_the_table(digits) -> None:
-    case = digits.case(rows=50)
-    sample = case.sample()
+    case = digits.case()
+    sample = case.sample(50)
     assert len(set(sample)) == 50
     assert list(sample) == sorted(sample)
-    assert list(sample) == list(digits.case(rows=50).sample())
+    assert list(sample) == list(digits.case().sample(50))
     assert set(sample) != set(range(50))
-    assert len(digits.case(rows=10_000).sample()) == len(case.test)
+    assert len(case.sample(10_000)) == len(case.test)
 
 
 @pytest.mark.usefixtures("digits")
