@@ -30,7 +30,7 @@ from tasks.modalities.vision.scorers import load_scorer
 FOLDER = Path(__file__).parent / "reference"
 WRITE = "STILLHOUSE_REFERENCE"
 SHIPPED = "model.onnx"
-KEPT = ("teacher", "student")
+KEPT = ("teacher", "student", "tenth")
 
 
 class Reference(Section):
@@ -83,6 +83,18 @@ def read() -> Reference:
                 f"{FOLDER / name}: is not the file that {path} names; check it out again"
             )
     return known
+
+
+def given(folder: Path) -> Path:
+    """The committed teacher as one that was trained elsewhere, in a folder below `folder`."""
+    spec, into = read_spec(FOLDER / "teacher"), folder / "teacher"
+    weights = read_weights(FOLDER / "teacher" / WEIGHTS)
+    write_weights(into / WEIGHTS, {k: v.float() if v.is_floating_point() else v
+                                   for k, v in weights.items()})  # fmt: skip
+    known = spec.model_dump(mode="json", include={"architecture", "normalisation"})
+    said = {"classes": list(spec.data.classes), "shape": list(spec.data.shape), **known}
+    write_json(into / "spec.json", said)
+    return into
 
 
 def rescored(test: Table, command: str) -> list[Row]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -35,12 +35,31 @@ FILES: dict[Kind, tuple[str, ...]] = {  # what decides an answer; the weights fi
 
 
 class Architecture(Section):
-    """A residual CNN: one stage per width, `blocks` residual blocks in each."""
+    """A residual CNN: one stage per width, `blocks` residual blocks in each.
+
+    >>> Architecture(widths=(8, 16, 32)).stage_strides
+    (1, 2, 2)
+    """
 
     family: Literal["residual"] = "residual"
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
     blocks: int = Field(default=1, ge=1, le=8)
     stride: Literal[1, 2] = 1  # of the stem: at 2 every layer sees a quarter of the pixels
+    strides: tuple[Literal[1, 2], ...] | None = None  # of each stage; null: 1, then 2 in all others
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Architecture:
+        if self.strides is not None and len(self.strides) != len(self.widths):
+            raise ValueError(
+                f"'strides' names {len(self.strides)} and 'widths' {len(self.widths)} stages; "
+                "give each stage one of both"
+            )
+        return self
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        """The stride of the first block of each stage."""
+        return self.strides or (1, *[2] * (len(self.widths) - 1))
 
 
 class Normalisation(Section):

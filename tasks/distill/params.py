@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tasks.core.adversary import Adversary
 from tasks.core.models import Architecture
 from tasks.core.params import Section
 from tasks.core.trainer import Training
@@ -58,15 +59,6 @@ class Decoupling(Section):
 
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=8.0, ge=0)  # the paper's for CIFAR-100; more for a surer teacher
-
-
-class Adversary(Section):
-    """Of the loss `adversarial`: the search around each image. `epsilon` and `step` are shares of
-    the data's range, as in `stress.adversarial`: 8 of 255 is 0.0314."""
-
-    epsilon: float = Field(gt=0, le=1)
-    steps: int = Field(default=10, ge=1, le=1000)
-    step: float = Field(gt=0, le=2)
 
 
 class Rung(Section):

@@ -207,7 +207,9 @@ def _shapes(own: Architecture) -> Iterator[Architecture]:
         for blocks in range(1, own.blocks + 1):
             for stride in sorted({own.stride, 2}):
                 update = {"widths": own.widths[:stages], "blocks": blocks, "stride": stride}
-                yield own.model_copy(update=update)
+                yield own.model_copy(
+                    update=update | {"strides": own.strides and own.strides[:stages]}
+                )
 
 
 def _ladder(shape: Architecture, ground: Ground) -> list[Architecture]:

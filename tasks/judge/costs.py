@@ -69,9 +69,7 @@ def operations(
 ) -> Costs:
     """The floating-point operations of making the student and of using it."""
     rows, views, teacher = case.train_rows, teaching.views.count, case.teacher_spec
-    # Each of k further networks of out-of-fold teaching sees all rows but a k-th: k - 1 more.
-    trainings = teaching.folds or 1
-    epochs = trainings * teaching.training.epochs if trained_here(teacher) else None
+    taught = teaching.passes if trained_here(teacher) else None
     transfer = case.data.transfer  # rows that all but the teacher's own training see
     every = rows + (transfer.rows if transfer else 0)
     below = [Work(name=BANK, flops=product(every, views, teacher.flops))]
@@ -88,7 +86,7 @@ def operations(
         below.append(Work(name=quantization(case.student), flops=tuned))
     total = added(step.flops for step in below)
     return Costs(
-        steps=(Work(name="teacher", flops=product(3, rows, epochs, teacher.flops)), *below),
+        steps=(Work(name="teacher", flops=product(rows, taught, teacher.flops)), *below),
         below_teacher=Work(name=BELOW, flops=_whole(total)),
         teacher=teacher.flops,
         student=case.spec.flops,

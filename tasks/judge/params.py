@@ -44,12 +44,31 @@ class Views(BaseModel):
     count: int
 
 
+class Search(BaseModel):
+    """Of `adversary`: how often each adversarial image is moved."""
+
+    steps: int
+
+
+def met(adversary: Search | None) -> int:
+    """How often a network that learns passes each row: once, at each step of a search, and at the
+    image that was found."""
+    return 2 + adversary.steps if adversary else 1
+
+
 class Teaching(BaseModel):
     """Of `teach`: what making the teacher and its bank took."""
 
     training: Epochs
     folds: int | None = None
+    adversary: Search | None = None
     views: Views
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the teacher that its training took, for each row. Each of k further
+        networks of out-of-fold teaching sees all rows but a k-th: k - 1 more."""
+        return 3 * self.training.epochs * (self.folds or 1) * met(self.adversary)
 
 
 class Quantization(BaseModel):
@@ -57,12 +76,6 @@ class Quantization(BaseModel):
 
     schemes: tuple[str, ...]
     qat: Epochs
-
-
-class Search(BaseModel):
-    """Of `adversary`: how often each adversarial image is moved."""
-
-    steps: int
 
 
 class Recipe(BaseModel):
@@ -77,10 +90,8 @@ class Recipe(BaseModel):
     @property
     def passes(self) -> int:
         """Forward passes of the student that its training took, for each row."""
-        searched = (
-            self.adversary.steps + 1 if self.adversary and "adversarial" in self.losses else 0
-        )
-        return 3 * self.training.epochs * (1 + searched)
+        adversary = self.adversary if "adversarial" in self.losses else None
+        return 3 * self.training.epochs * met(adversary)
 
 
 class Distillation(BaseModel):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks.core.adversary import SHARE, search
 from tasks.core.banking import write_bank
 from tasks.core.checkpoint import CHECKPOINTS
 from tasks.core.cost import cpu_seconds
@@ -111,8 +112,17 @@ def _network(
     torch.manual_seed(derived(params.training.seed, name))
     net = build(params.architecture, fingerprint.data, norm)
 
+    adversary, data = params.adversary, fingerprint.data
+
     def loss(student: Student, batch: Batch) -> Tensor:
-        return F.cross_entropy(student.logits, batch.labels, label_smoothing=params.label_smoothing)
+        def wrong(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits, batch.labels, label_smoothing=params.label_smoothing)
+
+        if adversary is None:
+            return wrong(student.logits)
+        assert student.forward is not None  # noqa: S101 - the trainer gives it
+        near = search(adversary, *data.range).worst(student, batch.images, wrong)
+        return SHARE * wrong(student.forward(near)) + (1 - SHARE) * wrong(student.logits)
 
     train(
         net,
@@ -120,7 +130,7 @@ def _network(
         loss,
         params.training,
         view=viewer(rows, params.views),
-        validate=validator(net, read_split("val", fingerprint.data)),
+        validate=validator(net, read_split("val", data)),
         history=history,
         what=name.replace("teacher", "teach"),
         checkpoints=CHECKPOINTS / name,
@@ -128,6 +138,7 @@ def _network(
             "data": fingerprint.digest,
             "views": params.views.model_dump(),
             "label_smoothing": params.label_smoothing,
+            "adversary": adversary and adversary.model_dump(),
         },
     )
     return net

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from tasks.core.adversary import Adversary
 from tasks.core.bank import BankForm
 from tasks.core.models import Architecture
 from tasks.core.params import Section
@@ -32,6 +33,7 @@ class TeachParams(Section):
     architecture: Architecture
     training: Training
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    adversary: Adversary | None = None  # the teacher learns at the worst image near each one
     folds: int | None = Field(default=None, ge=2, le=20)  # of out-of-fold labels for the bank
     views: Views
     bank: BankForm = BankForm()

@@ -99,6 +99,18 @@ def test_out_of_fold_teaching_of_k_folds_costs_as_much_as_k_trainings_on_all_row
     assert costs.steps[0].flops == 5 * 3 * 4 * ROWS * (case.teacher_spec.flops or 0)
 
 
+def test_a_teacher_that_meets_an_adversary_is_counted_for_each_step_of_the_search(
+    case: Case, distillation: Distillation
+) -> None:
+    teaching = Teaching.model_validate(PARAMS["teach"] | {"adversary": {"steps": 2}})
+    quantize = Quantization.model_validate(PARAMS["quantize"])
+
+    costs = operations(case, teaching, distillation, quantize)
+
+    once = 3 * 4 * ROWS * (case.teacher_spec.flops or 0)
+    assert costs.steps[0].flops == (1 + 2 + 1) * once, "the row, two steps, the image they end at"
+
+
 def test_a_search_without_training_adds_no_operations(
     case: Case, world: Path, counted: Callable[[Case], Costs]
 ) -> None:

@@ -6,6 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from tasks.core.models import Architecture, Normalisation
+from tasks.core.tables import Schema
+from tasks.modalities.vision.networks import build
 
 # A process of its own, since the defect writes where it must not.
 GRADIENTS = """
@@ -31,3 +36,26 @@ def test_the_shortcut_has_the_right_gradient_at_any_width(inputs: range) -> None
     code = GRADIENTS.format(inputs=list(inputs))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stride", "strides", "sides"),
+    [(1, None, [28, 14, 7]), (2, None, [14, 7, 4]), (1, (2, 2, 1), [14, 7, 7])],
+)
+def test_each_stage_halves_the_image_as_often_as_its_architecture_says(
+    stride: int, strides: tuple[int, ...] | None, sides: list[int]
+) -> None:
+    data = Schema(modality="vision", shape=(1, 28, 28), dtype="uint8", range=(0, 255),
+                  classes=("a", "b"))  # fmt: skip
+    said = {"widths": (4, 8, 12), "stride": stride, "strides": strides}
+    net = build(Architecture.model_validate(said), data, Normalisation(mean=0.0, std=1.0))
+    seen: list[int] = []
+    for stage in net.body:
+        stage.register_forward_hook(lambda _, __, out: seen.append(out.shape[-1]))
+    net(torch.zeros(2, 1, 28, 28))
+    assert seen == sides
+
+
+def test_strides_for_another_number_of_stages_are_refused() -> None:
+    with pytest.raises(ValueError, match="'strides' names 2 and 'widths' 3 stages"):
+        Architecture(widths=(4, 8, 12), strides=(1, 2))

@@ -2,36 +2,30 @@
 
 Near each image x an x' is sought that takes the student furthest from what the teacher says of x;
 the student learns the teacher's answer at both. The teacher is asked of x alone: a bank is enough.
-`adversary.epsilon` and `adversary.step` are shares of the data's range, like the budgets of the
-stress family. One step of 1.25 epsilon is the fast variant (Wong et al., 2020).
-
-The search sees the student in eval mode: BatchNorm uses its running statistics, as it will when it
-ships, and no half-made x' enters them. The student then learns from x' in its own mode, so that
-clean and adversarial batches enter the statistics once each.
+It should be robust itself (`teach.adversary`): what it says of x is all that the student learns.
+The student learns from x' in its own mode, so that clean and adversarial batches enter BatchNorm's
+statistics once each.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from tasks.core.adversary import SHARE, Search, search
 from tasks.core.kd import kd
-from tasks.core.layers import Shapes, evaluating
+from tasks.core.layers import Shapes
 from tasks.core.signal import Batch, Student
-from tasks.distill.params import Adversary, Rung
+from tasks.distill.params import Rung
 
 NEEDS = ("adversary",)
-ROBUST = 5 / 6  # of x' in the sum, as in the paper; the rest is for x
 
 
 class Adversarial(nn.Module):
-    """Nothing is learned here; `low` and `high` are raw values that no x' leaves."""
+    """Nothing is learned here."""
 
-    def __init__(self, adversary: Adversary, temperature: float, low: float, high: float) -> None:
+    def __init__(self, search: Search, temperature: float) -> None:
         super().__init__()
-        self.low, self.high, self.temperature = low, high, temperature
-        self.epsilon = adversary.epsilon * (high - low)
-        self.step, self.steps = adversary.step * (high - low), adversary.steps
+        self.search, self.temperature = search, temperature
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """5/6 KL at x' plus 1/6 KL at x, both × temperature²."""
@@ -40,29 +34,16 @@ class Adversarial(nn.Module):
         near = self.worst(student, batch.images, signal)
         attacked = kd(student.forward(near), signal, self.temperature)
         clean = kd(student.logits, signal, self.temperature)
-        return batch.mean(ROBUST * attacked + (1 - ROBUST) * clean)
+        return batch.mean(SHARE * attacked + (1 - SHARE) * clean)
 
     def worst(self, student: Student, images: Tensor, signal: Tensor) -> Tensor:
-        """x' within epsilon of `images`, by ascent from a random start (torch's own generator)."""
-        forward, net = student.forward, student.net
-        assert forward is not None and net is not None  # noqa: S101, PT018
-        noise = self.epsilon * (2 * torch.rand_like(images) - 1)
-        near = self.within(images + noise, images)
-        with evaluating(net):
-            for _ in range(self.steps):
-                near.requires_grad_()
-                divergence = kd(forward(near), signal, self.temperature).sum()
-                (slope,) = torch.autograd.grad(divergence, near)  # of x' alone, of no weight
-                near = self.within(near.detach() + self.step * slope.sign(), images)
-        return near
-
-    def within(self, near: Tensor, images: Tensor) -> Tensor:
-        """`near`, no further than epsilon from `images` and in the data's range."""
-        near = torch.clamp(near, images - self.epsilon, images + self.epsilon)
-        return near.clamp(self.low, self.high)
+        """x' near `images`, where the student is furthest from `signal`."""
+        return self.search.worst(
+            student, images, lambda logits: kd(logits, signal, self.temperature).sum()
+        )
 
 
 def build(rung: Rung, shapes: Shapes) -> nn.Module:
     """For the rung's adversary and the range of the data."""
     assert rung.adversary is not None  # noqa: S101 - `NEEDS` holds that
-    return Adversarial(rung.adversary, rung.temperature, *shapes.range)
+    return Adversarial(search(rung.adversary, *shapes.range), rung.temperature)

@@ -55,7 +55,7 @@ class Residual(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """Stem, one stage per width (stride 2 from the second on), global average, linear.
+    """Stem, one stage per width, global average, linear.
 
     >>> data = Schema(modality="vision", shape=(1, 8, 8), dtype="uint8", range=(0, 16),
     ...               classes=("a", "b"))
@@ -76,10 +76,9 @@ class ResidualNetwork(nn.Module):
         self.bn: nn.Module = nn.BatchNorm2d(widths[0])
         layers: list[nn.Module] = []
         inputs = widths[0]
-        for stage, width in enumerate(widths):
+        for width, stride in zip(widths, architecture.stage_strides, strict=True):
             for block in range(architecture.blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                layers.append(Residual(inputs, width, stride))
+                layers.append(Residual(inputs, width, stride if block == 0 else 1))
                 inputs = width
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(inputs, classes)
