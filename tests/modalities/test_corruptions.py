@@ -72,7 +72,7 @@ def test_an_image_is_corrupted_alike_alone_and_among_others(kind: str) -> None:
 
 
 RANDOM = ["gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "brightness",
-          "occlusion", "translation", "rotation"]  # fmt: skip
+          "fog", "snow", "occlusion", "translation", "rotation", "scaling", "elastic"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", RANDOM)
@@ -83,10 +83,10 @@ def test_a_random_corruption_depends_on_the_seed_and_on_the_row(kind: str) -> No
     assert (corrupt(images, rows[::-1], kind, 3, COLOUR, seed=0) != first).any()
 
 
-def test_at_least_eight_kinds_differ_from_each_other() -> None:
+def test_at_least_fifteen_kinds_differ_from_each_other() -> None:
     images, rows = smooth(COLOUR, 4)
     seen = {corrupt(images, rows, kind, 3, COLOUR, seed=0).tobytes() for kind in KINDS}
-    assert len(seen) == len(KINDS) >= 8
+    assert len(seen) == len(KINDS) >= 15
 
 
 def test_shot_noise_leaves_dark_pixels_almost_alone() -> None:
@@ -96,6 +96,31 @@ def test_shot_noise_leaves_dark_pixels_almost_alone() -> None:
     rows = np.array([f"{i:064x}" for i in range(20)])
     noise = np.abs(corrupt(images, rows, "shot_noise", 3, COLOUR, seed=0) - images)
     assert noise[..., 10:].mean() > 3 * noise[..., :10].mean() > 0
+
+
+def test_a_veil_of_fog_brightens_what_is_dark_and_takes_contrast() -> None:
+    images, rows = smooth(COLOUR)
+    veiled = corrupt(images, rows, "fog", 5, COLOUR, seed=0)
+    assert veiled.mean() > images.mean()
+    assert veiled.std() < 0.8 * images.std()
+
+
+def test_snow_only_brightens_and_grows_with_its_severity() -> None:
+    images, rows = smooth(COLOUR)
+    few, many = (corrupt(images, rows, "snow", s, COLOUR, seed=0) for s in (1, 5))
+    assert (few >= images - 1e-6).all()
+    assert (many > images + 1e-6).mean() > 3 * (few > images + 1e-6).mean() > 0
+
+
+def test_scaling_keeps_the_centre_and_moves_the_border() -> None:
+    images = np.zeros((30, 3, 17, 21), dtype=np.float32)
+    images[..., 8, 10] = 1.0
+    data = COLOUR.model_copy(update={"shape": (3, 17, 21)})
+    rows = np.array([f"{i:064x}" for i in range(30)])
+    scaled = corrupt(images, rows, "scaling", 5, data, seed=0)
+    assert np.allclose(scaled[..., 8, 10], 1.0, atol=1e-5)
+    areas = (scaled > 0.05).sum(axis=(1, 2, 3))
+    assert areas.max() > areas.min()
 
 
 def test_an_occlusion_covers_its_share_of_the_area() -> None:

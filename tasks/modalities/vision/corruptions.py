@@ -1,4 +1,4 @@
-"""Common corruptions of images: noise, blur, light, geometry, compression, each in five severities.
+"""Common corruptions of images: noise, blur, weather, light, geometry, codecs, in five severities.
 
 What a camera, a scanner or a pipeline does to an image by accident (Hendrycks & Dietterich, 2019).
 Strengths are shares of the value range and of the image's sides, so 8×8 and 224×224 are treated
@@ -101,6 +101,31 @@ def motion_blur(image: Unit, severity: int, random: np.random.Generator) -> Unit
     return np.asarray(np.mean(moved, axis=0))
 
 
+def zoom_blur(image: Unit, severity: int, random: np.random.Generator) -> Unit:  # noqa: ARG001
+    """A camera that moves in: the mean over magnifications of 1 to 1.1, up to 1 to 1.5."""
+    furthest = _level(severity, 0.1, 0.1)
+    return np.asarray(np.mean([_magnified(image, 1 + furthest * k / 4) for k in range(5)], axis=0))
+
+
+def fog(image: Unit, severity: int, random: np.random.Generator) -> Unit:
+    """A bright veil of uneven depth that hides 20 % to 60 % of the light on average."""
+    sides = image.shape[1:]
+    depth = ndimage.gaussian_filter(random.random(sides), min(sides) / 5, mode="wrap")
+    depth = (depth - depth.mean()) / max(float(np.ptp(depth)), 1e-9)
+    hidden = np.clip(_level(severity, 0.2, 0.1) * (1 + depth), 0, 1)
+    return np.asarray(image * (1 - hidden) + 0.9 * hidden)
+
+
+def snow(image: Unit, severity: int, random: np.random.Generator) -> Unit:
+    """Falling flakes: white streaks from 3 % to 15 % of the positions, a twelfth of a side long."""
+    sides = image.shape[1:]
+    flakes = (random.random(sides) < _level(severity, 0.03, 0.03)).astype(np.float64)
+    length = max(2, round(sides[0] / 12))
+    for _ in range(length - 1):
+        flakes = np.maximum(flakes, 0.8 * np.roll(flakes, (1, 1), axis=(0, 1)))
+    return np.maximum(image, flakes)
+
+
 def brightness(image: Unit, severity: int, random: np.random.Generator) -> Unit:
     """All values up or down by 8 % to 40 % of the range."""
     return image + _sign(random) * _level(severity, 0.08, 0.08)
@@ -139,6 +164,25 @@ def rotation(image: Unit, severity: int, random: np.random.Generator) -> Unit:
     )
 
 
+def scaling(image: Unit, severity: int, random: np.random.Generator) -> Unit:
+    """Nearer or further by a factor of 1.08 to 1.4; the border's values are repeated."""
+    factor = _level(severity, 1.08, 0.08)
+    return _magnified(image, factor if random.random() < 0.5 else 1 / factor)
+
+
+def elastic(image: Unit, severity: int, random: np.random.Generator) -> Unit:
+    """Soft material: smooth displacements of 2 % to 6 % of the shorter side on average."""
+    sides = image.shape[1:]
+    shorter = min(sides)
+    moved = ndimage.gaussian_filter(random.normal(size=(2, *sides)), (0, shorter / 8, shorter / 8))
+    size = float(np.hypot(*moved).mean())
+    moved *= _level(severity, 0.02, 0.01) * shorter / max(size, 1e-9)
+    places = np.indices(sides) + moved
+    return np.stack(
+        [ndimage.map_coordinates(channel, places, order=1, mode="nearest") for channel in image]
+    )
+
+
 def pixelate(image: Unit, severity: int, random: np.random.Generator) -> Unit:  # noqa: ARG001
     """Down to 85 % to 45 % of each side by area, and back by repetition."""
     height, width = image.shape[1:]
@@ -165,6 +209,16 @@ def jpeg(image: Unit, severity: int, random: np.random.Generator) -> Unit:  # no
     return decoded[0].transpose(2, 0, 1) if len(byte) == 3 else np.stack(decoded)
 
 
+def _magnified(image: Unit, factor: float) -> Unit:
+    """The image enlarged about its centre, or shrunk where `factor` is below 1."""
+    middle = (np.array(image.shape[1:]) - 1) / 2
+    offset = (0, *(middle - middle / factor))
+    matrix = (1, 1 / factor, 1 / factor)
+    return np.asarray(
+        ndimage.affine_transform(image, matrix, offset, order=1, mode="nearest"), dtype=np.float64
+    )
+
+
 def _sign(random: np.random.Generator) -> float:
     return 1.0 if random.random() < 0.5 else -1.0
 
@@ -177,11 +231,16 @@ KINDS: dict[str, Corruption] = {
         impulse_noise,
         gaussian_blur,
         motion_blur,
+        zoom_blur,
+        fog,
+        snow,
         brightness,
         contrast,
         occlusion,
         translation,
         rotation,
+        scaling,
+        elastic,
         pixelate,
         jpeg,
     )
