@@ -6,10 +6,11 @@ A refused student ends the stage well: the verdict says so, and what follows fro
 from __future__ import annotations
 
 from tasks.core.errors import ParamsError
-from tasks.core.files import write_json, write_text
+from tasks.core.files import write_bytes, write_json, write_text
 from tasks.core.params import read, section
 from tasks.core.seeds import deterministic
 from tasks.core.stage import main
+from tasks.judge import summary
 from tasks.judge.card import card
 from tasks.judge.case import REPORTS, read_case
 from tasks.judge.chain import conclude
@@ -32,7 +33,7 @@ from tasks.judge.verdict import as_json
 
 
 def run(arguments: list[str]) -> None:
-    """Write `reports/STUDENT/verdict.json`, `card.md` beside it, and `evidence/STUDENT/`."""
+    """Write `verdict.json`, `card.md` and `gates.png` of `reports/STUDENT/`, and its evidence."""
     if len(arguments) != 1:
         raise ParamsError("python -m tasks.judge STUDENT: needs exactly one student")
     (student,) = arguments
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> None:
     subject = write_evidence(case, verdict, sealed, EVIDENCE / student)
     text = card(name, case, verdict, requirements, distillation)
     write_text(REPORTS / student / "card.md", text)
+    write_bytes(REPORTS / student / summary.NAME, summary.plot(verdict.gates))
     write_json(REPORTS / student / "verdict.json", as_json(verdict))
     said = "approved" if verdict.approved else "refused"
     print(f"judge: {student} {said}, evidence {subject.digest[:12]}")

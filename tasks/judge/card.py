@@ -17,6 +17,7 @@ from tasks.judge.markdown import cell, number, percent, table, times
 from tasks.judge.params import Distillation, Recipe, Requirements
 from tasks.judge.portability import section as portability
 from tasks.judge.stress import stress_gates
+from tasks.judge.summary import NAME
 from tasks.judge.verdict import Verdict
 
 ROLES = {
@@ -162,6 +163,7 @@ def _stress(case: Case) -> str:
     return (
         "## Under stress\n\n"
         + table(("family", "rows", "", "found"), rows)
+        + f"\n\n![how much of what each gate allows is used]({NAME})"
         + "\n\nReports, plots and the kept examples that broke it are in `stress/`."
     )
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tasks.core.files import write_bytes, write_json, write_text
+from tasks.judge import summary
 from tasks.judge.case import REPORTS, SHIP, Case
 from tasks.judge.portability import NAME as CERTIFICATE
 from tasks.judge.subject import SUBJECT, Subject, subject
@@ -34,6 +35,7 @@ def write_evidence(case: Case, verdict: Verdict, card: str, folder: Path) -> Sub
         for name in ("model.onnx", "spec.json"):
             write_bytes(made / name, (SHIP / case.student / name).read_bytes())
         write_text(made / "card.md", card)
+        write_bytes(made / summary.NAME, summary.plot(verdict.gates))
         write_json(made / "verdict.json", as_json(verdict.reproducible()))
         write_json(made / "data.json", data_digests(case))
         _write_predictions(made / "predictions.parquet", case)

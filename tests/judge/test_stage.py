@@ -140,6 +140,7 @@ def test_evidence_holds_what_the_contract_names_and_its_digests_hold(world: Path
         "model.onnx",
         "spec.json",
         "card.md",
+        "gates.png",
         "verdict.json",
         "predictions.parquet",
         "certificate.json",
