@@ -61,8 +61,8 @@ def _seeded(folder: Path) -> None:
         for name in (_taught(seed), _alone(seed)):
             rungs[name] = rung = deepcopy(rungs[STUDENT])
             rung["training"]["seed"] = seed
-            if name == _alone(seed):  # of the teacher it reads the bank, and uses nothing of it
-                rung["losses"], rung["from"] = {"cross_entropy": 1.0}, "teacher"
+            if name == _alone(seed):
+                rung["losses"] = {"cross_entropy": 1.0}
     if os.environ.get(TEACHER) == "reference":
         content["teach"] |= {"source": "safetensors", "path": str(reference.given(folder.parent))}
     yaml.dump(content, folder / "params.yaml")
