@@ -85,12 +85,16 @@ def read() -> Reference:
     return known
 
 
+def floats(name: str) -> dict[str, torch.Tensor]:
+    """The committed weights of model `name` as float32."""
+    weights = read_weights(FOLDER / name / WEIGHTS)
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+
+
 def given(folder: Path) -> Path:
     """The committed teacher as one that was trained elsewhere, in a folder below `folder`."""
     spec, into = read_spec(FOLDER / "teacher"), folder / "teacher"
-    weights = read_weights(FOLDER / "teacher" / WEIGHTS)
-    write_weights(into / WEIGHTS, {k: v.float() if v.is_floating_point() else v
-                                   for k, v in weights.items()})  # fmt: skip
+    write_weights(into / WEIGHTS, floats("teacher"))
     known = spec.model_dump(mode="json", include={"architecture", "normalisation"})
     said = {"classes": list(spec.data.classes), "shape": list(spec.data.shape), **known}
     write_json(into / "spec.json", said)

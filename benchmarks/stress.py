@@ -1,0 +1,121 @@
+"""The stress battery on the committed Fashion-MNIST student: how long all of it takes, how strong.
+
+The families run as stages do: each in a process of its own, on one thread, two at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import reference, stress_attacks
+from benchmarks.clone import ROOT
+from benchmarks.fashion_data import PRESET, table
+from benchmarks.table import Row, row
+from tasks.core.files import read_json, sha256, write_json
+from tasks.core.models import (
+    MODELS,
+    WEIGHTS,
+    ModelSpec,
+    Origin,
+    read_spec,
+    write_spec,
+    write_weights,
+)
+from tasks.core.params import read
+from tasks.core.predictions import TEACHER, write_predictions
+from tasks.core.tables import DATA, QUARANTINE, Fingerprint, Schema, Split, write_table
+from tasks.modalities.vision.scorers import load_scorer
+
+COMMAND = "make bench-stress"
+SLOTS = 2  # families at a time
+STUDENT = "student"
+
+
+def run() -> list[Row]:
+    """All rows of the table."""
+    with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as scratch:
+        world(Path(scratch))
+        rows = battery(Path(scratch))
+    return [*rows, *stress_attacks.run()]
+
+
+def battery(folder: Path) -> list[Row]:
+    """Every family of the preset, and what each took and found."""
+    families = read(folder / "params.yaml")["stress"]["families"]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(SLOTS) as slots:
+        seconds = list(slots.map(lambda family: examined(folder, family), families))
+    whole = time.perf_counter() - began
+    rows = [row("whole battery, budget ci, two families at a time", whole / 60, "min", "<= 8",
+                COMMAND)]  # fmt: skip
+    for family, took in zip(families, seconds, strict=True):
+        report = read_json(folder / "reports" / STUDENT / "stress" / f"{family}.json")
+        gates = report["gates"]
+        passed = sum(gate["passed"] for gate in gates)
+        told = report["error"] or f"{passed} of {len(gates)} gates pass"
+        rows.append(row(f"{family}, {report['rows']:,} rows: {told}", took, "s", "", COMMAND))
+    return rows
+
+
+def examined(folder: Path, family: str) -> float:
+    """One family; the seconds that it took."""
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "tasks.stress", STUDENT, family],
+        cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return time.perf_counter() - began
+
+
+def world(folder: Path) -> None:
+    """What `python -m tasks.stress student FAMILY` reads, of the references."""
+    shutil.copyfile(PRESET, folder / "params.yaml")
+    data = read_spec(reference.FOLDER / STUDENT).data
+    tables = {"train": table(test=False), "test": table(test=True)}
+    splits = {}
+    for name, rows in tables.items():
+        path = folder / DATA / f"{name}.parquet"
+        write_table(path, rows)
+        splits[name] = Split(rows=len(rows), per_class={}, sha256=sha256(path))
+    none = {field.name: pa.array([], field.type) for field in QUARANTINE}
+    pq.write_table(pa.table(none, schema=QUARANTINE), folder / DATA / "quarantine.parquet")
+    write_json(
+        folder / DATA / "fingerprint.json", fingerprint(data, splits).model_dump(mode="json")
+    )
+    teacher = whole(folder / MODELS / "teacher", read_spec(reference.FOLDER / "teacher"))
+    origin = Origin(name="teacher", sha256=teacher.sha256)
+    student = read_spec(reference.FOLDER / STUDENT).model_copy(update={"learned_from": origin})
+    spec = whole(folder / MODELS / STUDENT, student)
+    logits = load_scorer(folder / MODELS / "teacher")(tables["test"].images)
+    write_predictions(folder / TEACHER, tables["test"], logits)
+    ship = folder / "ship" / STUDENT
+    ship.mkdir(parents=True)
+    shutil.copyfile(reference.FOLDER / STUDENT / reference.SHIPPED, ship / "model.onnx")
+    shutil.copyfile(folder / MODELS / STUDENT / WEIGHTS, ship / "float.safetensors")
+    write_json(ship / "float.json", spec.model_dump(mode="json"))
+
+
+def whole(folder: Path, spec: ModelSpec) -> ModelSpec:
+    """A reference with float32 weights in `folder`; its spec."""
+    digest = write_weights(folder / WEIGHTS, reference.floats(spec.name))
+    spec = spec.model_copy(update={"sha256": digest})
+    write_spec(folder, spec)
+    return spec
+
+
+def fingerprint(data: Schema, splits: dict[str, Split]) -> Fingerprint:
+    """The page of these tables, as far as stress reads it."""
+    return Fingerprint(
+        format="stillhouse/fingerprint/1", data=data, snapshot="0", splits=splits,
+        mean=0.0, std=1.0, digest="0",
+    )  # fmt: skip
