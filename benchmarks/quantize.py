@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-from benchmarks import reference
+from benchmarks import calibrating, reference
 from benchmarks.fashion_data import table
 from benchmarks.table import Row, row
 from tasks.core.metrics import correct
@@ -80,6 +80,7 @@ def run() -> list[Row]:
         *rival_rows(student, others, test),
         *four_bit_rows(student, test),
         *tried,
+        *calibrating.rows(COMMAND),
     ]  # fmt: skip
 
 
