@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flows.bundle import read_manifest, read_shipped
-from flows.ledger import Comparison, Line
+from flows.ledger import Comparison, Flips, Line
 from flows.state import Checkout
 from tasks.core.errors import DataError, GateError
 from tasks.core.files import read_json, sha256
@@ -27,8 +27,10 @@ from tasks.core.statistics import tango_upper
 from tasks.core.tables import Fingerprint, Table, read_table
 from tasks.judge.compare import pair, per_class, ruined
 from tasks.judge.params import JudgeParams
+from tasks.stress.flips import replay
 
 TEST = "data/test.parquet"
+FLIPS = "stress/fidelity/flips.parquet"
 AGREEMENT = 0.999  # of answers here and where the candidate was judged
 
 
@@ -147,4 +149,22 @@ def against(
         margin=judge.margin,
         confidence=judge.confidence,
         ruined=tuple(c.name for c in ruined(classes, judge.class_margin, judge.confidence)),
+        flips=replayed(champion, scored, bundle),
+    )
+
+
+def replayed(champion: Path, scored: Scored, bundle: Path) -> Flips | None:
+    """The rows of the champion's flip ledger, asked of the candidate in `bundle`; None where the
+    champion was not put through `fidelity`, or before that kept a ledger."""
+    if not (champion / FLIPS).is_file():
+        return None
+    said = pq.read_table(bundle / "predictions.parquet", columns=["teacher"])["teacher"]
+    teacher = np.array(said.to_pylist(), dtype=np.float32).argmax(axis=1)
+    test, answers = scored.test, scored.logits.argmax(axis=1)
+    try:
+        found = replay(pq.read_table(champion / FLIPS), test.rows, test.labels, teacher, answers)
+    except DataError:
+        return None
+    return Flips(
+        recur=len(found.recur), mended=len(found.mended), new=len(found.new), gone=len(found.gone)
     )

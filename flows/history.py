@@ -11,7 +11,7 @@ from typing import Any
 
 from flows import ledger
 from flows.champion import disagreements
-from flows.ledger import Line, Model
+from flows.ledger import Flips, Line, Model
 from flows.state import Checkout
 from flows.store import opened
 from tasks.core.errors import StillhouseError
@@ -102,8 +102,24 @@ def _figures(line: Line) -> Iterator[str]:
                 f"with {100 * line.comparison.confidence:g} % confidence, "
                 f"{100 * line.comparison.margin:g} allowed."
             )
+            if line.comparison.flips and line.former:
+                yield f"{flips_told(line.comparison.flips, line.former).capitalize()}."
     if line.step == "refused":
         yield f"Refused: {line.why}."
+
+
+def flips_told(flips: Flips, former: Model) -> str:
+    """What became of the rows that the champion had lost to its teacher.
+
+    >>> model = Model(student="s", subject="", sha256="", bundle="s-1", candidate=4, version=3)
+    >>> flips_told(Flips(recur=4, mended=3, new=2, gone=0), model)
+    'flips: 4 recur, 3 mended, 2 new since version 3'
+    """
+    gone = f", {flips.gone} no longer tested" if flips.gone else ""
+    return (
+        f"flips: {flips.recur} recur, {flips.mended} mended, {flips.new} new{gone} since version "
+        f"{former.version}"
+    )
 
 
 def _version(model: Model) -> str:

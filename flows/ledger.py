@@ -45,6 +45,16 @@ class Model(Section):
     version: int | None = None
 
 
+class Flips(Section):
+    """The champion's flip ledger, asked again. Of the rows that it had lost to its own teacher:
+    those that `recur`, are `mended`, are `gone` from the table; `new` are the candidate's own."""
+
+    recur: int
+    mended: int
+    new: int
+    gone: int
+
+
 class Comparison(Section):
     """A model against the champion on the same test rows. `loss_upper` is the bound for this look
     alone; `loss_upper_looks` holds for all looks at these rows together (Bonferroni)."""
@@ -56,6 +66,7 @@ class Comparison(Section):
     margin: float
     confidence: float
     ruined: tuple[str, ...] = ()  # classes
+    flips: Flips | None = None  # None where either has no flip ledger
 
 
 class Look(Section):

@@ -18,6 +18,7 @@ from flows.bundle import thresholds
 from flows.candidate import Candidate, fetch, fetch_champion
 from flows.champion import require_agreement, restore, sign
 from flows.contest import Scored, against, alike, rescore
+from flows.history import flips_told
 from flows.ledger import Comparison, Line, Look, Model
 from flows.state import Checkout
 from flows.store import Store, opened, project_name
@@ -249,6 +250,7 @@ def compared(former: Model | None, look: Look, comparison: Comparison | None) ->
         f"against the champion (version {former.version}): {comparison.lost} rows lost, "
         f"{comparison.gained} gained; no worse by more than {100 * comparison.loss_upper:.2f} "
         f"points with {100 * comparison.confidence:g} % confidence{together}; {seen}"
+        + (f"; {flips_told(comparison.flips, former)}" if comparison.flips else "")
     )
 
 

@@ -68,6 +68,14 @@ def test_the_student_is_small_and_keeps_what_its_teacher_knows(pipeline: Path) -
     assert (pipeline / student["path"]).stat().st_size == student["bytes"]
 
 
+def test_a_student_hands_on_the_rungs_above_it(pipeline: Path) -> None:
+    models = pipeline / "models"
+    for file in ("spec.json", "weights.safetensors"):
+        handed = models / "student/above/assistant" / file
+        assert handed.read_bytes() == (models / "assistant" / file).read_bytes()
+    assert not (models / "assistant/above").exists()
+
+
 def test_the_outcome_is_printed_with_the_next_commands(pipeline: Path) -> None:
     said = (pipeline / ".stillhouse" / "said.txt").read_text()
     for word in (

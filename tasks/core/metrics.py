@@ -98,6 +98,19 @@ def kl(teacher: Floats, student: Floats) -> NDArray[np.float64]:
     return np.asarray((p * log).sum(axis=1))
 
 
+def js(first: Floats, second: Floats) -> NDArray[np.float64]:
+    """Jensen–Shannon divergence per row in nats, from logits: symmetric, 0 to ln 2 (Lin, 1991).
+
+    >>> apart, equal = js(np.array([[99.0, 0.0], [1.0, 2.0]]), np.array([[0.0, 99.0], [1.0, 2.0]]))
+    >>> round(float(apart), 4), round(float(equal), 4)
+    (0.6931, 0.0)
+    """
+    p, q = softmax(first), softmax(second)
+    middle = np.log(np.maximum((p + q) / 2, 1e-12))
+    parts = (r * (np.log(np.maximum(r, 1e-12)) - middle) for r in (p, q))
+    return np.asarray(sum(part.sum(axis=1) for part in parts) / 2)
+
+
 def cosine(a: Floats, b: Floats) -> float:
     """Mean cosine similarity of the rows of two logit matrices."""
     x, y = a.astype(np.float64), b.astype(np.float64)

@@ -1,7 +1,7 @@
 """One rung of the chain: a network learns from the banked logits of the one above.
 
 It banks its own logits in turn, whether a rung learns from it today or not: one that is added
-tomorrow then trains without training this one again.
+tomorrow then trains without training this one again. Weights of the rungs above are handed on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tasks.core.checkpoint import CHECKPOINTS
 from tasks.core.cost import cpu_seconds
 from tasks.core.errors import ParamsError
 from tasks.core.files import read_json, write_json
+from tasks.core.lineage import hand_on
 from tasks.core.metrics import correct
 from tasks.core.models import MODELS, ModelSpec, read_spec
 from tasks.core.params import check, read, section
@@ -57,6 +58,7 @@ def _distilled(name: str, rung: Rung, on: Material) -> Bank:
     teacher = read_spec(above)
     check_ratio(teacher, name, size(rung.architecture, on.fingerprint.data))
     spec, bank = learn(name, rung, above, folder, on, CHECKPOINTS / name, f"distill@{name}")
+    hand_on(above, folder)
     hits = int(correct(load_scorer(folder)(on.val.images), on.val.labels).sum())
     result = report(spec, hits, len(on.val), _report_above(above, teacher))
     write_json(folder / "report.json", result.model_dump(mode="json"))

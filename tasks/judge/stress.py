@@ -51,6 +51,19 @@ class Adversarial(BaseModel):
     epsilons: tuple[Budget, ...]
 
 
+class Slice(Compared):
+    """One found slice, in words, and how many rows it was tested on."""
+
+    where: str
+    rows: int
+
+
+class Slices(BaseModel):
+    """Of the results of `slices`: those that were found; classes are compared by the judge."""
+
+    found: tuple[Slice, ...]
+
+
 @dataclass(frozen=True)
 class Condition:
     """One stressed condition in words, and what is left of either accuracy."""
@@ -98,16 +111,19 @@ def conditions(report: StressReport) -> Iterator[Condition]:
     if report.family == "corruptions":
         for name, kind in check(Corruptions, report.results, where).kinds.items():
             for severity, at in enumerate(kind.severities, start=1):
-                yield _condition(f"{name.replace('_', ' ')}, severity {severity}", report, at)
+                yield _condition(f"{name.replace('_', ' ')}, severity {severity}", report.rows, at)
     elif report.family == "adversarial":
         for budget in check(Adversarial, report.results, where).epsilons:
             yield _condition(
-                f"adversarial, {100 * budget.epsilon:.2g} % of the range", report, budget
+                f"adversarial, {100 * budget.epsilon:.2g} % of the range", report.rows, budget
             )
+    elif report.family == "slices":
+        for found in check(Slices, report.results, where).found:
+            yield _condition(found.where, found.rows, found)
 
 
-def _condition(where: str, report: StressReport, at: Compared) -> Condition:
-    return Condition(where, report.rows, at.teacher.value, at.student.value)
+def _condition(where: str, rows: int, at: Compared) -> Condition:
+    return Condition(where, rows, at.teacher.value, at.student.value)
 
 
 def _sound(gate: Gate) -> bool:

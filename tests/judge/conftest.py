@@ -48,7 +48,7 @@ from tasks.judge.verdict import Costs
 from tasks.modalities.vision.networks import build
 from tasks.quantize.certificate import certificate
 
-FAMILIES = ("adversarial", "corruptions", "edge_cases", "fidelity", "calibration")
+FAMILIES = ("adversarial", "corruptions", "edge_cases", "fidelity", "slices", "calibration")
 DATA = Schema(
     modality="vision",
     shape=(3, 4, 5),
@@ -175,6 +175,7 @@ def stress_report(family: str, digest: str, **changes: Any) -> StressReport:
     results: dict[str, Any] = {
         "adversarial": {"epsilons": [{"epsilon": 0.01, **both}]},
         "corruptions": {"kinds": {"fog_bank": {"severities": [both]}}},
+        "slices": {"found": [{"where": "ink > 0.25", "rows": 36, **both}]},
     }.get(family, {})
     given: dict[str, Any] = {
         "student": "student",

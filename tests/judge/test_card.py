@@ -105,9 +105,11 @@ def test_it_lists_where_the_student_is_weaker(
         "class bee",
         "adversarial, 1 % of the range",
         "fog bank, severity 1",
+        "ink > 0.25",
     ]
     assert "| class bee | 100 | 100.0 % | 95.0 % | 5.0 | 0.12 |" in text
     assert "| fog bank, severity 1 | 100 | 90.0 % | 70.0 % | 20.0 |" in text
+    assert "| ink > 0.25 | 36 | 90.0 % | 70.0 % | 20.0 |" in text
 
 
 def test_a_refused_student_says_so_first_and_shows_the_failed_gate_on_top(

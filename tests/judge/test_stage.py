@@ -47,6 +47,7 @@ def test_a_good_student_is_approved_by_every_gate(world: Path) -> None:
         "stress.corruptions.held",
         "stress.edge_cases.held",
         "stress.fidelity.held",
+        "stress.slices.held",
         "stress.calibration.held",
     }
     assert verdict.student.sha256 == sha256(world / "ship/student/model.onnx")

@@ -34,13 +34,14 @@ from tasks.stress.case import Case, load_case
 
 PARAMS = """
 stress:
-  families: [adversarial, corruptions, edge_cases, fidelity, calibration]
+  families: [adversarial, corruptions, edge_cases, fidelity, slices, calibration]
   budget: smoke
   seed: 0
   adversarial: {epsilons: [0.02, 0.1], margin: 0.3}
   corruptions: {severities: 2, margin: 0.2}
   edge_cases: {}
-  fidelity: {agreement: 0.7}
+  fidelity: {agreement: 0.7, negative_flips: 0.3}
+  slices: {margin: 0.3}
   calibration: {ece: 0.3}
 """
 

@@ -13,7 +13,7 @@ from tasks.core.params import check, section
 from tasks.stress.params import StressParams, family, known, read_params
 
 ROOT = Path(tasks.stress.__file__).parents[2]
-FIVE = {"adversarial", "calibration", "corruptions", "edge_cases", "fidelity"}
+SIX = {"adversarial", "calibration", "corruptions", "edge_cases", "fidelity", "slices"}
 
 
 def changed(**values: object) -> dict[str, object]:
@@ -21,13 +21,13 @@ def changed(**values: object) -> dict[str, object]:
     return {**content, **values}
 
 
-def test_the_five_families_are_found_by_their_files() -> None:
-    assert set(known()) >= FIVE
+def test_the_families_are_found_by_their_files() -> None:
+    assert set(known()) >= SIX
 
 
 def test_the_projects_own_section_is_right() -> None:
     params = section("stress", StressParams, ROOT / "params.yaml")
-    assert set(params.families) >= FIVE
+    assert set(params.families) >= SIX
 
 
 def test_an_unknown_family_is_refused_with_the_nearest_one() -> None:
@@ -67,11 +67,12 @@ def test_a_stray_key_of_the_section_is_refused() -> None:
 def test_a_stage_run_reads_its_own_family_only(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(
-        "stress: {budget: ci, seed: 3, fidelity: {agreement: 0.5}, corruptions: broken}"
+        "stress: {budget: ci, seed: 3, fidelity: {agreement: 0.5, negative_flips: 0.1}, "
+        "corruptions: broken}"
     )
     found, shared, options = read_params("fidelity", path)
     assert (found.name, shared.budget, shared.seed) == ("fidelity", "ci", 3)
-    assert options.model_dump() == {"agreement": 0.5}
+    assert options.model_dump() == {"agreement": 0.5, "negative_flips": 0.1}
 
 
 def test_a_new_family_is_one_file_and_its_section(

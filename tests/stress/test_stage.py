@@ -20,7 +20,7 @@ from tasks.stress.params import Family
 from tasks.stress.report import examine
 
 STRESS = Path("reports/student/stress")
-FAMILIES = ["adversarial", "corruptions", "edge_cases", "fidelity", "calibration"]
+FAMILIES = ["adversarial", "corruptions", "edge_cases", "fidelity", "slices", "calibration"]
 
 
 def report(family: str) -> StressReport:
@@ -59,7 +59,7 @@ def test_kept_examples_are_written_as_parquet() -> None:
     assert kept.column_names == ["row", "label", "predicted", "epsilon", "attack", "pixels"]
     assert str(kept.schema.field("pixels").type.value_type) == "float"
     assert pq.read_table(STRESS / "fidelity/flips.parquet").column_names == [
-        "row", "label", "teacher", "student", "float_student", "lost_by",
+        "row", "label", "kind", "caused_by", "margin", "predicted",
     ]  # fmt: skip
 
 
@@ -97,7 +97,9 @@ def test_where_the_machine_fails_the_stage_fails_and_no_report_speaks_of_the_stu
 
 def test_a_result_that_is_nan_is_an_error_too(digits) -> None:
     case = digits.case()
-    sound = tasks.stress.fidelity.run(case, tasks.stress.fidelity.Params(agreement=0.5))
+    sound = tasks.stress.fidelity.run(
+        case, tasks.stress.fidelity.Params(agreement=0.5, negative_flips=0.5)
+    )
 
     def half_known(*_: object) -> Outcome:
         return Outcome(3, {"kl": float("nan")}, sound.gates, sound.figure)

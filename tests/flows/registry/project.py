@@ -44,6 +44,7 @@ from tasks.judge.verdict import (
     Verdict,
     as_json,
 )
+from tasks.stress.flips import flip_ledger
 
 SHAPE, CLASSES, RANGE = (3, 4, 5), ("ash", "birch", "cedar"), (0.0, 16.0)
 RATE = Rate(value=0.98, low=0.96, high=0.99)
@@ -196,10 +197,21 @@ def write_spec(folder: Path) -> None:
 
 
 def write_predictions(path: Path, model: Path) -> None:
-    """What the student answers on the test rows."""
+    """What the student answers on the test rows, and a teacher that has all of them right."""
     test = rows_of_the_test()
     logits, _ = score(open_session(model), test.images)
-    pq.write_table(pa.table({"row": test.rows.tolist(), "student": logits.tolist()}), path)
+    teacher = np.eye(len(CLASSES), dtype=np.float32)[test.labels]
+    columns = {"row": test.rows.tolist(), "teacher": teacher.tolist(), "student": logits.tolist()}
+    pq.write_table(pa.table(columns), path)
+
+
+def write_flips(path: Path, model: Path) -> None:
+    """The flip ledger of the student, as the family `fidelity` keeps it."""
+    test = rows_of_the_test()
+    logits, _ = score(open_session(model), test.images)
+    says = {"teacher": test.labels, "student": logits.argmax(axis=1)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(flip_ledger(test.rows, test.labels, says, np.zeros(len(test))), path)
 
 
 def write_evidence(root: Path, verdict: Verdict) -> None:
@@ -214,6 +226,7 @@ def write_evidence(root: Path, verdict: Verdict) -> None:
     write_json(folder / "data.json", {"fingerprint": fingerprint, "set_aside": {}})
     write_predictions(folder / "predictions.parquet", folder / "model.onnx")
     write_kept(folder / "stress/adversarial/kept.parquet", folder / "model.onnx")
+    write_flips(folder / "stress/fidelity/flips.parquet", folder / "model.onnx")
     (folder / "subject.json").unlink(missing_ok=True)
     write_json(folder / "subject.json", subject(folder).model_dump(mode="json"))
 

@@ -12,15 +12,18 @@ import pytest
 from flows import ledger
 from flows.bundle import read_manifest
 from flows.contest import Scored, alike
+from flows.history import prose
+from flows.ledger import Flips
 from flows.promote import promote
 from flows.repository import tree
 from flows.seal import seal
 from flows.store import opened
 from tasks.core.errors import DataError, GateError, ParamsError, StillhouseError
 from tasks.core.files import read_json, write_json
+from tasks.core.session import open_session, score
 from tasks.core.tables import Table
 from tests.flows.registry.acts import back, standing, steps, up
-from tests.flows.registry.project import JUDGE, Project
+from tests.flows.registry.project import JUDGE, Project, model_bytes, rows_of_the_test
 
 
 def test_the_first_promotion_makes_a_champion_and_two_lines(first: Project) -> None:
@@ -54,6 +57,37 @@ def test_the_next_promotion_compares_on_the_same_rows_and_keeps_the_former(
     assert line.comparison is not None
     assert line.comparison.loss_upper <= line.comparison.margin == 0.05
     assert line.comparison.loss_upper <= line.comparison.loss_upper_looks
+
+
+def test_a_promotion_says_what_became_of_the_rows_that_the_champion_had_lost(
+    second: Project,
+) -> None:
+    test, said = rows_of_the_test(), list[str]()
+    wrong = [
+        set(np.flatnonzero(score(open_session(content), test.images)[0].argmax(1) != test.labels))
+        for content in (model_bytes(), model_bytes(seed=7, like=0.99))
+    ]
+    assert wrong[0] == {0, 50, 100, 150}
+    recur, new = len(wrong[0] & wrong[1]), len(wrong[1] - wrong[0])
+
+    line = promote(second.checkout, 2, "Ada", "better", said.append)
+
+    assert line.comparison is not None
+    assert line.comparison.flips == Flips(recur=recur, mended=4 - recur, new=new, gone=0)
+    told = f"flips: {recur} recur, {4 - recur} mended, {new} new since version 1"
+    assert any(told in text for text in said)
+    assert f"    F{told[1:]}." in list(prose(ledger.read(second.checkout)))
+
+
+def test_a_champion_without_a_flip_ledger_is_compared_all_the_same(
+    second: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.contest.FLIPS", "stress/fidelity/none.parquet")
+
+    line = up(second, 2)
+
+    assert line.comparison is not None
+    assert line.comparison.flips is None
 
 
 def test_a_worse_student_is_refused_by_bound_and_the_refusal_is_a_look(second: Project) -> None:
