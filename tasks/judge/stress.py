@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -40,9 +41,10 @@ class Corruptions(BaseModel):
 
 
 class Budget(Compared):
-    """One budget of an attack, as a share of the input range."""
+    """One budget of an attack: a share of the input range, or a length of images in 0..1."""
 
     epsilon: float
+    norm: Literal["linf", "l2"] = "linf"
 
 
 class Adversarial(BaseModel):
@@ -114,9 +116,9 @@ def conditions(report: StressReport) -> Iterator[Condition]:
                 yield _condition(f"{name.replace('_', ' ')}, severity {severity}", report.rows, at)
     elif report.family == "adversarial":
         for budget in check(Adversarial, report.results, where).epsilons:
-            yield _condition(
-                f"adversarial, {100 * budget.epsilon:.2g} % of the range", report.rows, budget
-            )
+            share = f"{100 * budget.epsilon:.2g} % of the range"
+            near = share if budget.norm == "linf" else f"L2 {budget.epsilon:g}"
+            yield _condition(f"adversarial, {near}", report.rows, budget)
     elif report.family == "slices":
         for found in check(Slices, report.results, where).found:
             yield _condition(found.where, found.rows, found)

@@ -205,6 +205,21 @@ PARAMETERS = (
         ("params.yaml: stress family 'adversarail'", "did you mean 'adversarial'?"),
     ),
     Case(
+        "an attack within less than nothing",
+        params({"stress.adversarial.linf": [-0.1]}),
+        ("params.yaml: stress.adversarial.linf.0: must be greater than 0", "(got -0.1)"),
+    ),
+    Case(
+        "an attack beyond the range of the images",
+        params({"stress.adversarial.linf": [0.01, 1.5]}),
+        ("params.yaml: stress.adversarial.linf.1: must be less than or equal to 1", "(got 1.5)"),
+    ),
+    Case(
+        "the profile robust at an epsilon that is not attacked",
+        params({"stress.adversarial.profile": "robust", "stress.adversarial.robust.epsilon": 0.2}),
+        ("params.yaml: stress.adversarial: profile robust asks for epsilon 0.2", "add it"),
+    ),
+    Case(
         "params.yaml that is not YAML",
         text("params.yaml", "ship: [student]", "ship: [student"),
         ("params.yaml: line ", "is not valid YAML", "mend or restore it"),

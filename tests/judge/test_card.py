@@ -16,6 +16,7 @@ from tasks.judge.case import Case, scored
 from tasks.judge.chain import conclude
 from tasks.judge.gates import decide
 from tasks.judge.params import Distillation, JudgeParams, Requirements
+from tasks.judge.stress import conditions
 from tasks.judge.verdict import Costs, Verdict
 
 
@@ -110,6 +111,19 @@ def test_it_lists_where_the_student_is_weaker(
     assert "| class bee | 100 | 100.0 % | 95.0 % | 5.0 | 0.12 |" in text
     assert "| fog bank, severity 1 | 100 | 90.0 % | 70.0 % | 20.0 |" in text
     assert "| ink > 0.25 | 36 | 90.0 % | 70.0 % | 20.0 |" in text
+
+
+def test_attacks_in_l2_are_told_from_those_in_l_infinity(
+    report: Callable[..., StressReport],
+) -> None:
+    both = {who: {"value": 0.9, "low": 0.8, "high": 1.0} for who in ("teacher", "student")}
+    lines = [{"epsilon": 0.02, **both}, {"epsilon": 0.3, "norm": "l2", **both}]
+    attacked = report("adversarial", "0" * 64, results={"epsilons": lines})
+
+    assert [c.where for c in conditions(attacked)] == [
+        "adversarial, 2 % of the range",
+        "adversarial, L2 0.3",
+    ]
 
 
 def test_a_refused_student_says_so_first_and_shows_the_failed_gate_on_top(

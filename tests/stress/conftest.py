@@ -37,7 +37,12 @@ stress:
   families: [adversarial, corruptions, edge_cases, fidelity, slices, calibration]
   budget: smoke
   seed: 0
-  adversarial: {epsilons: [0.02, 0.1], margin: 0.3}
+  adversarial:
+    linf: [0.015, 0.1]
+    l2: [0.3]
+    profile: standard
+    margin: 0.3
+    robust: {epsilon: 0.1, accuracy: 0.0}
   corruptions: {severities: 2, margin: 0.2}
   edge_cases: {}
   fidelity: {agreement: 0.7, negative_flips: 0.3}

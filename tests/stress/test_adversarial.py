@@ -10,18 +10,38 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from tasks.core.metrics import correct
 from tasks.core.session import open_session
-from tasks.stress import adversarial
-from tasks.stress.adversarial import Params, rescore, run
-from tasks.stress.attacks import around, pgd, square
-from tasks.stress.budget import BUDGETS
+from tasks.core.twin import Twin
+from tasks.stress import adversarial, ladder
+from tasks.stress.adversarial import Curve, Params, Robust, plans, run
+from tasks.stress.attacks import apgd as climbing
+from tasks.stress.attacks import objectives
+from tasks.stress.budget import BUDGETS, Budget
 from tasks.stress.case import Case, Outcome, load_case
+from tasks.stress.kept import rescore
+from tasks.stress.ladder import Fallen, Plan, descend, teacher_falls
 from tasks.stress.masking import masking
 
-PARAMS = Params(epsilons=(0.1, 0.02), margin=0.3)
+PARAMS = Params(
+    linf=(0.1, 0.015),
+    l2=(0.3,),
+    profile="standard",
+    margin=0.3,
+    robust=Robust(epsilon=0.1, accuracy=0.65),
+)
+LED = {
+    "float_apgd_ce", "float_apgd_margin", "twin_apgd_ce", "twin_apgd_margin", "square",
+}  # fmt: skip
+TAUGHT = {"teacher_apgd_ce", "teacher_apgd_margin", "diva"}
+MASKING = [
+    "adversarial.masking.gradients",
+    "adversarial.masking.black_box",
+    "adversarial.masking.half_range",
+]
 
 
 class Stepped(nn.Module):
@@ -46,30 +66,89 @@ def attacked(request: pytest.FixtureRequest) -> tuple[Case, Outcome]:
 def test_the_report_covers_every_epsilon_and_attack(attacked: tuple[Case, Outcome]) -> None:
     case, outcome = attacked
     lines = outcome.results["epsilons"]
-    assert [line["epsilon"] for line in lines] == [0.02, 0.1]
+    known = [(line["norm"], line["epsilon"]) for line in lines]
+    assert known == [("linf", 0.015), ("linf", 0.1), ("l2", 0.3)]
     assert outcome.rows == min(64, len(case.test))
+    assert [set(line["attacks"]) for line in lines] == [LED | TAUGHT, LED, LED]
     for line in lines:
-        assert set(line["attacks"]) == {"float_pgd", "twin_pgd", "square"}
-        assert line["student"]["value"] <= min(line["attacks"].values())
         assert line["student"]["low"] <= line["student"]["value"] <= line["student"]["high"]
-    accuracy = [outcome.results["clean"]["student"]["value"]]
-    accuracy += [line["student"]["value"] for line in lines]
+    clean = outcome.results["clean"]["student"]["value"]
+    accuracy = [clean, *(line["student"]["value"] for line in lines[:2])]
     assert accuracy == sorted(accuracy, reverse=True)
-    assert accuracy[-1] < accuracy[0]
+    assert lines[1]["student"]["value"] < clean
+    assert lines[2]["student"]["value"] < clean
+    assert set(outcome.results["summary"]) == {
+        "robust_accuracy_0.015", "robust_accuracy_0.1", "robust_accuracy_l2_0.3", "area",
+    }  # fmt: skip
 
 
-def test_there_is_a_gate_per_epsilon_and_per_sign_of_masking(
+def test_every_fall_is_counted_once_at_the_smallest_epsilon_and_met_by_no_later_attack(
     attacked: tuple[Case, Outcome],
 ) -> None:
     _, outcome = attacked
-    assert [gate.name for gate in outcome.gates] == [
-        "adversarial.epsilon_0.02",
-        "adversarial.epsilon_0.1",
-        "adversarial.masking.gradients",
-        "adversarial.masking.black_box",
-        "adversarial.masking.half_range",
-    ]
+    lines = [line for line in outcome.results["epsilons"] if line["norm"] == "linf"]
+    right = round(outcome.results["clean"]["student"]["value"] * outcome.rows)
+    for line in lines:
+        for name, tried in line["attacks"].items():
+            assert name == "diva" or tried["rows"] <= right
+            if name in LED:
+                assert tried["rows"] == right, "it meets all that stand and no other"
+            right -= tried["broke"]
+        assert right == round(line["student"]["value"] * outcome.rows)
+
+
+def test_there_is_a_gate_for_small_epsilons_the_curve_and_each_sign_of_masking(
+    attacked: tuple[Case, Outcome],
+) -> None:
+    _, outcome = attacked
+    names = [gate.name for gate in outcome.gates]
+    assert names == ["adversarial.epsilon_0.015", "adversarial.area", *MASKING]
     assert all(gate.passed for gate in outcome.gates[2:])
+
+
+@pytest.mark.parametrize(("accuracy", "passed"), [(0.0, True), (0.65, False)])
+def test_the_profile_robust_asks_for_a_lower_bound_alone(
+    digits, accuracy: float, passed: bool
+) -> None:
+    robust = Robust(epsilon=0.1, accuracy=accuracy)
+    params = PARAMS.model_copy(update={"profile": "robust", "robust": robust, "l2": ()})
+    outcome = run(digits.case(), params)
+    assert [gate.name for gate in outcome.gates] == ["adversarial.robust", *MASKING]
+    gate, line = outcome.gates[0], outcome.results["epsilons"][-1]
+    assert gate.value == line["student"]["low"]
+    assert gate.passed is passed
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 0.0, 1.01, float("nan")])
+def test_an_epsilon_below_zero_or_beyond_the_range_is_refused(epsilon: float) -> None:
+    with pytest.raises(ValidationError):
+        Params.model_validate({**PARAMS.model_dump(), "linf": (epsilon,)})
+    if epsilon < 1:
+        with pytest.raises(ValidationError):
+            Params.model_validate({**PARAMS.model_dump(), "l2": (epsilon,)})
+
+
+def test_the_profile_robust_needs_its_epsilon_among_those_attacked() -> None:
+    wrong = {**PARAMS.model_dump(), "profile": "robust", "linf": (0.01,)}
+    with pytest.raises(ValidationError, match="not in linf; add it"):
+        Params.model_validate(wrong)
+
+
+def test_the_teacher_leads_at_one_small_epsilon_and_everywhere_for_a_release(digits) -> None:
+    params = PARAMS.model_copy(update={"linf": (0.1, 0.0157, 0.0078, 0.0157)})
+    linf, l2 = plans(digits.case(BUDGETS["ci"]), params)
+    assert linf == Plan("linf", (0.0078, 0.0157, 0.1), frozenset({0.0157}))
+    assert l2 == Plan("l2", (0.3,), frozenset())
+    assert all(
+        plan.led_by_teacher == set(plan.epsilons)
+        for plan in plans(digits.case(BUDGETS["release"]), params)
+    )
+
+
+def test_the_area_under_a_curve_is_that_of_trapezoids() -> None:
+    falls = np.array([0.0, 0.1, 0.4, np.inf])
+    curve = Curve("linf", (0.1, 0.4), [], falls, falls)
+    assert curve.areas("student").tolist() == pytest.approx([0, 0.125, 0.625, 1])
 
 
 def test_kept_examples_are_in_the_ball_and_fool_the_shipped_file_again(
@@ -81,25 +160,32 @@ def test_kept_examples_are_in_the_ball_and_fool_the_shipped_file_again(
     labels = dict(zip(case.test.rows, case.test.labels, strict=True))
     low, high = case.data.range
     assert len(kept["row"]) == outcome.results["kept"] > 0
-    for row, label, predicted, epsilon, pixels in zip(
-        *(kept[k] for k in ("row", "label", "predicted", "epsilon", "pixels")), strict=True
+    assert len(set(zip(kept["row"], kept["norm"], strict=True))) == len(kept["row"])
+    for row, label, predicted, norm, epsilon, pixels in zip(
+        *(kept[k] for k in ("row", "label", "predicted", "norm", "epsilon", "pixels")), strict=True
     ):
         image = np.array(pixels, dtype=np.float32).reshape(case.data.shape)
         answer, valid = case.session.run(None, {"input": image[None]})
         assert answer.argmax() == predicted != label == labels[row]
         assert valid.all()
-        assert np.abs(image.astype(np.float64) - clean[row]).max() <= epsilon * (high - low)
-    assert set(kept["epsilon"]) <= {0.02, 0.1}
-    assert max(kept["epsilon"]) == 0.1
+        moved = image.astype(np.float64) - clean[row]
+        far = np.abs(moved).max() if norm == "linf" else np.sqrt((moved**2).sum())
+        assert far <= epsilon * (high - low)
+    assert set(zip(kept["norm"], kept["epsilon"], strict=True)) == {
+        ("linf", 0.015), ("linf", 0.1), ("l2", 0.3),
+    }  # fmt: skip
 
 
-def test_a_kept_example_that_does_not_reproduce_is_an_error(
-    attacked: tuple[Case, Outcome],
+@pytest.mark.parametrize("said", ["label", "other"])
+def test_a_kept_example_that_does_not_reproduce_or_fools_nobody_is_an_error(
+    attacked: tuple[Case, Outcome], said: str
 ) -> None:
     case, outcome = attacked
     kept = outcome.kept["kept"]
-    place = kept.schema.get_field_index("predicted")
-    false = kept.set_column(place, kept.schema.field(place), kept["label"])
+    changed = "label" if said == "other" else "predicted"
+    place = kept.schema.get_field_index(changed)
+    source = kept["predicted"] if said == "other" else kept["label"]
+    false = kept.set_column(place, kept.schema.field(place), source)
     with pytest.raises(ValueError, match=f"{len(kept)} of {len(kept)} kept examples"):
         rescore(case, false)
 
@@ -115,21 +201,53 @@ def test_a_fragile_student_loses_the_gates_against_a_robust_teacher(digits) -> N
     case = digits.case()
     assert case.teacher_network is not None
     sturdy = replace(case, teacher_network=Constant(case), teacher=oracle(case))
-    outcome = run(sturdy, PARAMS)
-    gate = outcome.gates[1]
-    assert gate.name == "adversarial.epsilon_0.1"
-    assert not gate.passed
-    assert outcome.results["epsilons"][1]["teacher"]["value"] == 1.0
+    params = PARAMS.model_copy(update={"margin": 0.03})
+    outcome = run(sturdy, params)
+    small, area = outcome.gates[:2]
+    assert (small.name, small.passed) == ("adversarial.epsilon_0.015", False)
+    assert (area.name, area.passed) == ("adversarial.area", False)
+    assert outcome.results["epsilons"][0]["teacher"]["value"] == 1.0
 
 
-def test_a_black_box_teacher_is_attacked_by_square(digits) -> None:
+def test_diva_finds_rows_that_the_student_alone_gets_wrong(digits) -> None:
+    case = digits.case()
+    rows = case.test.take(case.sample(64))
+    target = rows.take(correct(case.score(rows.images), rows.labels))
+    plan = Plan("linf", (0.05,), frozenset({0.05}))
+    _, (level,) = descend(case, {"float": case.float_network}, target, plan)
+    assert level.disagree is not None
+    assert 0 < level.disagree.sum() < len(target)
+    assert level.attacks["diva"].rows > level.attacks["square"].rows, "it meets fallen rows too"
+
+
+def test_diva_finds_no_disagreement_with_a_teacher_that_answers_as_the_student(digits) -> None:
+    plain = digits.case()
+    case = replace(plain, teacher=plain.score)  # its network leads away from the truth all the same
+    rows = case.test.take(case.sample(64))
+    target = rows.take(correct(case.score(rows.images), rows.labels))
+    plan = Plan("linf", (0.1,), frozenset({0.1}))
+    fallen, (level,) = descend(case, {"float": case.float_network}, target, plan)
+    assert level.disagree is not None
+    assert level.disagree.sum() == 0 < np.isfinite(fallen.epsilon).sum()
+
+
+def test_a_black_box_teacher_is_attacked_by_square_and_leads_nobody(digits) -> None:
     case = replace(digits.case(), teacher_network=None)
     outcome = run(case, PARAMS)
     assert outcome.results["teacher_attack"] == "square"
+    assert all(set(line["attacks"]) == LED for line in outcome.results["epsilons"])
     assert (
         outcome.results["epsilons"][1]["teacher"]["value"]
         < outcome.results["clean"]["teacher"]["value"]
     )
+
+
+def test_a_teacher_falls_at_the_smallest_epsilon_that_breaks_it(digits) -> None:
+    case = digits.case()
+    rows = case.test.take(correct(case.teacher_logits, case.test.labels))
+    falls = teacher_falls(case, rows, "linf", (0.03, 0.3))
+    assert set(falls) == {0.03, 0.3}
+    assert (falls == 0.03).sum() == (teacher_falls(case, rows, "linf", (0.03,)) == 0.03).sum()
 
 
 def test_a_student_that_is_never_right_is_an_error(digits) -> None:
@@ -139,23 +257,84 @@ def test_a_student_that_is_never_right_is_an_error(digits) -> None:
         run(replace(case, test=wrong), PARAMS)
 
 
+def test_a_student_whose_logits_are_nan_is_an_error(digits, tmp_path: Path) -> None:
+    case = digits.case()
+    model = onnx.load(str(case.model))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
+            values = np.full(tuple(tensor.dims), np.nan, np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, str(tmp_path / "nan.onnx"))
+    with pytest.raises(ValueError, match="not finite"):
+        run(replace(case, session=open_session(tmp_path / "nan.onnx")), PARAMS)
+
+
+def test_an_answer_of_nan_under_attack_counts_as_broken(digits) -> None:
+    case = digits.case()
+    rows = case.test.take(np.arange(3))
+    fallen = Fallen("linf", rows)
+    margins = objectives.margin(np.full((3, 10), np.nan, np.float32), rows.labels)
+    assert fallen.note(np.arange(3), fallen.images, margins, 0.1, "square").broke == 3
+    assert fallen.by("square") == 3
+
+
 def test_masked_gradients_are_caught_by_all_three_signs(digits, tmp_path: Path) -> None:
     plain, path = digits.case(), tmp_path / "blind.onnx"  # so coarse that noise is no attack
     ship_stepped(plain.model, path, step=12.0)
     case, blind = replace(plain, session=open_session(path)), Stepped(plain.float_network, 12.0)
     rows = case.test.take(case.sample(case.budget.attacked))
     target = rows.take(correct(case.score(rows.images), rows.labels))
-    bounds, random = around(target.images, 0.15, case.data), np.random.default_rng(0)
-    white = pgd(blind, target.images, target.labels, bounds, 6, random)
-    black, _ = square(case.score, target.images, target.labels, bounds, 100, random)
-    broken = {
-        "float_pgd": ~correct(case.score(white), target.labels),
-        "square": ~correct(case.score(black), target.labels),
-    }
-    results, gates = masking(case, {"float_pgd": blind}, target, [broken], steps=6)
-    assert results["gradients"] == {"float_pgd": 0.0}
-    assert results["black_box_excess"] > 0.2
+    networks: dict[str, nn.Module] = {"float": blind}
+    searching = replace(case, budget=Budget(64, 64, steps=6, queries=100))
+    fallen, _ = descend(searching, networks, target, Plan("linf", (0.15,), frozenset()))
+    results, gates = masking(searching, networks, target, fallen.by("square"))
+    assert results["gradients"] == {"float": 0.0}
+    assert results["black_box_alone"] > 0.2
     assert [gate.passed for gate in gates] == [False, False, False]
+
+
+def zero(*arguments: object) -> tuple[np.ndarray, ...]:
+    """A gradient attack that was broken: it finds no slope anywhere."""
+    steep, value, margins = objectives.slope(*arguments)
+    return np.zeros_like(steep), value, margins
+
+
+def test_an_attack_that_lost_its_gradients_is_caught(
+    digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = replace(digits.case(), budget=Budget(64, 64, steps=5, queries=200))
+    sound = run(case, PARAMS.model_copy(update={"l2": ()}))
+    monkeypatch.setattr(climbing, "slope", zero)
+    weak = run(case, PARAMS.model_copy(update={"l2": ()}))
+    assert all(gate.passed for gate in sound.gates if gate.name in MASKING)
+    failed = {gate.name for gate in weak.gates if gate.name in MASKING and not gate.passed}
+    assert failed >= {"adversarial.masking.black_box", "adversarial.masking.half_range"}
+
+
+def test_an_attack_that_takes_tiny_steps_is_caught(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(digits.case(), budget=Budget(64, 64, steps=5, queries=200))
+    honest = climbing.apgd
+
+    def feeble(objective, images, labels, bounds, *rest, judge=None):
+        """One step, a hundredth of the ball, from the image itself."""
+        small = replace(bounds, radius=bounds.radius / 100)
+        return honest(objective, images, labels, small, 1, None, rest[2] if rest[2:] else judge)
+
+    monkeypatch.setattr(ladder, "apgd", feeble)
+    monkeypatch.setattr("tasks.stress.masking.apgd", feeble)
+    weak = run(case, PARAMS.model_copy(update={"l2": ()}))
+    failed = {gate.name for gate in weak.gates if gate.name in MASKING and not gate.passed}
+    assert failed == {"adversarial.masking.black_box", "adversarial.masking.half_range"}
+
+
+def test_the_twin_leads_where_the_float_network_has_no_gradient(digits) -> None:
+    case = digits.case()
+    rows = case.test.take(case.sample(64))
+    target = rows.take(correct(case.score(rows.images), rows.labels))
+    blind = Stepped(case.float_network, 1e-3)
+    networks: dict[str, nn.Module] = {"float": blind, "twin": Twin.load(case.model)}
+    fallen, _ = descend(case, networks, target, Plan("linf", (0.1,), frozenset()))
+    assert fallen.by("twin_apgd_ce") + fallen.by("twin_apgd_margin") > len(target) / 4
 
 
 def ship_stepped(model: Path, path: Path, step: float) -> None:
@@ -177,14 +356,19 @@ def ship_stepped(model: Path, path: Path, step: float) -> None:
 
 
 class Constant(nn.Module):
-    """Gives logits that no perturbation changes, with a gradient."""
+    """Gives logits that no perturbation changes, with a gradient, and is always right: its only
+    class is the true one."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        self.classes = len(case.data.classes)
+        self.flat = torch.from_numpy(
+            case.test.images.reshape(len(case.test), -1).astype(np.float32)
+        )
+        self.answers = torch.eye(len(case.data.classes))[torch.from_numpy(case.test.labels)]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.sum((1, 2, 3))[:, None] * torch.zeros(self.classes)
+        nearest = torch.cdist(images.detach().flatten(1), self.flat).argmin(1)
+        return self.answers[nearest] + images.sum((1, 2, 3))[:, None] * 0
 
 
 def oracle(case: Case) -> Callable[[np.ndarray], np.ndarray]:

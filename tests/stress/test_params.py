@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +18,7 @@ ROOT = Path(tasks.stress.__file__).parents[2]
 SIX = {"adversarial", "calibration", "corruptions", "edge_cases", "fidelity", "slices"}
 
 
-def changed(**values: object) -> dict[str, object]:
+def changed(**values: object) -> dict[str, Any]:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())["stress"]
     return {**content, **values}
 
@@ -54,8 +56,8 @@ def test_a_family_listed_twice_is_refused() -> None:
 
 
 def test_an_unknown_option_of_a_family_is_refused_with_the_nearest_one() -> None:
-    wrong = {"epsilon": [0.1], "steps": 2, "queries": 2, "margin": 0.1, "epsilons": [0.1]}
-    with pytest.raises(ParamsError, match=r"stress\.adversarial\.epsilon: .*'epsilons'\?"):
+    wrong = {**changed()["adversarial"], "linff": [0.1]}
+    with pytest.raises(ParamsError, match=r"stress\.adversarial\.linff: .*'linf'\?"):
         check(StressParams, changed(adversarial=wrong), "params.yaml: stress")
 
 
@@ -80,9 +82,7 @@ def test_a_new_family_is_one_file_and_its_section(
 ) -> None:
     package = Path(tasks.stress.__file__).parent
     new = tmp_path / "stress"
-    new.mkdir()
-    for file in package.glob("*.py"):
-        (new / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(package, new, ignore=shutil.ignore_patterns("__pycache__"))
     (new / "novelty.py").write_text(
         "from tasks.core.params import Section\n"
         "class Params(Section):\n    depth: int\n"

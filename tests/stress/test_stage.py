@@ -56,7 +56,9 @@ def test_kept_examples_are_written_as_parquet() -> None:
     run(["student", "adversarial"])
     run(["student", "fidelity"])
     kept = pq.read_table(STRESS / "adversarial/kept.parquet")
-    assert kept.column_names == ["row", "label", "predicted", "epsilon", "attack", "pixels"]
+    assert kept.column_names == [
+        "row", "label", "predicted", "norm", "epsilon", "attack", "pixels",
+    ]  # fmt: skip
     assert str(kept.schema.field("pixels").type.value_type) == "float"
     assert pq.read_table(STRESS / "fidelity/flips.parquet").column_names == [
         "row", "label", "kind", "caused_by", "margin", "predicted",
