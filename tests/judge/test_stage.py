@@ -156,6 +156,8 @@ def test_evidence_holds_what_the_contract_names_and_its_digests_hold(world: Path
         "stress/edge_cases/plot.png",
         "stress/fidelity.json",
         "stress/fidelity/plot.png",
+        "stress/slices.json",
+        "stress/slices/plot.png",
     }
     assert read_json(EVIDENCE / "data.json")["fingerprint"]["digest"] == "d" * 64
     assert read_json(EVIDENCE / "data.json")["set_aside"] == {"label issue": 1}
