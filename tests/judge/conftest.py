@@ -48,7 +48,7 @@ from tasks.judge.verdict import Costs
 from tasks.modalities.vision.networks import build
 from tasks.quantize.certificate import certificate
 
-FAMILIES = ("adversarial", "corruptions", "edge_cases", "fidelity", "calibration")
+FAMILIES = ("adversarial", "corruptions", "edge_cases", "fidelity", "calibration", "security")
 DATA = Schema(
     modality="vision",
     shape=(3, 4, 5),

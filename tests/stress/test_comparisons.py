@@ -1,4 +1,4 @@
-"""Corruptions, fidelity and calibration: the student beside its teacher."""
+"""Corruptions and fidelity: the student beside its teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tasks.core.session import open_session, score
 from tasks.core.statistics import wilson
 from tasks.modalities.vision.corruptions import KINDS
-from tasks.stress import calibration, corruptions, fidelity
+from tasks.stress import corruptions, fidelity
 from tasks.stress.budget import BUDGETS
 from tasks.stress.case import Case
 from tasks.stress.corruptions import relative_error
@@ -110,30 +110,6 @@ def test_fidelity_compares_the_lower_bound_of_agreement(
     odd[:3] = np.roll(odd[:3], 1, axis=1)  # 197 of 200 agree: 98.5 %, lower bound 96.3 %
     case = replace(case, student_logits=odd)
     assert fidelity.run(case, fidelity.Params(agreement=agreement)).gates[0].passed is passed
-
-
-def test_an_over_confident_student_fails_calibration(digits) -> None:
-    case = digits.case()
-    sure = replace(case, student_logits=case.student_logits * 100)
-    unsure = replace(case, student_logits=case.student_logits * 0.01)
-    plain, over, under = (
-        calibration.run(c, calibration.Params(ece=0.3)) for c in (case, sure, unsure)
-    )
-    assert plain.gates[0].passed
-    assert not under.gates[0].passed
-    assert over.results["student"]["nll"] > plain.results["student"]["nll"]
-    assert under.results["student"]["brier"] > plain.results["student"]["brier"]
-    for outcome in (plain, over, under):
-        assert outcome.results["student"]["ece_upper"] >= outcome.results["student"]["ece"]
-        assert outcome.gates[0].value == outcome.results["student"]["ece_upper"]
-
-
-def test_selective_risk_is_lowest_when_errors_are_the_least_confident() -> None:
-    labels = np.zeros(4, dtype=np.int64)
-    good = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
-    bad = np.array([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
-    assert calibration.risks(good, labels)[-1] == calibration.risks(bad, labels)[-1] == 0.25
-    assert calibration.risks(good, labels).mean() < calibration.risks(bad, labels).mean()
 
 
 def test_families_measure_the_onnx_file_and_not_the_float_network(digits, tmp_path: Path) -> None:
