@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {  # seconds of training instead of a minute, and gates 
         "fidelity": {"agreement": 0.5, "negative_flips": 0.5},
         "slices": {"margin": 0.9},
         "calibration": {"ece": 0.5},
+        "security": {"trigger": 0.9},
     },
     "judge": {"bootstrap": 100, "margin": 0.2, "macro_f1_margin": 0.3, "class_margin": 0.9},
     "requirements": {"teacher_accuracy": 0.8, "accuracy": 0.6, "latency_ms": 50.0},

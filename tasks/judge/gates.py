@@ -20,7 +20,15 @@ from tasks.judge.portability import portability
 from tasks.judge.stress import Heard, stress_gates
 
 # What a student must have stood to be smaller than MAX_STEP allows in one step
-STRESSES = ("adversarial", "corruptions", "edge_cases", "fidelity", "slices", "calibration")
+STRESSES = (
+    "adversarial",
+    "corruptions",
+    "edge_cases",
+    "fidelity",
+    "slices",
+    "calibration",
+    "security",
+)
 
 
 def decide(case: Case, judge: JudgeParams, requirements: Requirements) -> tuple[Gate, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
@@ -24,6 +25,7 @@ from tasks.core.models import MODELS, ModelSpec, read_spec, read_weights
 from tasks.core.params import check
 from tasks.core.predictions import TEACHER, read_predictions
 from tasks.core.reports import Gate
+from tasks.core.rows import read_rows
 from tasks.core.seeds import generator
 from tasks.core.session import open_session, score
 from tasks.core.statistics import wilson
@@ -53,13 +55,23 @@ class Case:
     seed: int
 
     def score(self, images: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Logits of the final ONNX file."""
-        return score(self.session, images)[0]
+        """Logits of the final ONNX file; a `ValueError` if one of them is not finite."""
+        return finite(score(self.session, images)[0])
 
     def sample(self, rows: int) -> NDArray[np.int64]:
         """Sorted positions of `rows` test rows, drawn by `seed`; all if there are fewer."""
         order = generator(self.seed, "stress", "rows").permutation(len(self.test))
         return np.sort(order[:rows]).astype(np.int64)
+
+    def learned(self, rows: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """Images and labels of `rows` training rows, drawn by `seed`; all if there are fewer.
+
+        Read from the tables when asked for: memory grows with `rows`, not with the data.
+        """
+        train = read_rows(self.data)
+        order = generator(self.seed, "stress", "learned").permutation(len(train))[:rows]
+        index = torch.from_numpy(np.sort(order))
+        return train.images[index].numpy(), train.labels[index].numpy()
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,17 @@ class Outcome:
     kept: Mapping[str, pa.Table] = field(default_factory=dict)  # NAME -> NAME.parquet
 
 
+def finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`logits` (N, classes) as they are; a `ValueError` if a row of them holds NaN or infinities.
+
+    An answer that is NaN has no class: argmax would name one all the same.
+    """
+    bad = int((~np.isfinite(logits).all(axis=1)).sum())
+    if bad:
+        raise ValueError(f"the model's logits are not finite for {bad} of {len(logits)} rows")
+    return logits
+
+
 def rate(flags: NDArray[np.bool_]) -> dict[str, float]:
     """A share with Wilson's one-sided 95 % bounds, as reports state it."""
     low, high = wilson(int(flags.sum()), flags.size)
@@ -83,6 +106,8 @@ def load_case(student: str, budget: Budget, seed: int) -> Case:
     """Read a case from the working directory; a file that does not fit is a `DataError`."""
     data = read_fingerprint().data
     test = read_split("test", data)
+    if len(test) == 0:
+        raise DataError("data/test.parquet: no rows to put a student to the test on; add some")
     folder = SHIP / student
     session = open_session(folder / "model.onnx", threads=1)
     teacher = MODELS / "teacher"

@@ -1,8 +1,12 @@
 """Edge cases: the contracts of a shipped model, one gate each. They hold or they do not.
 
 Poisoned and out-of-range rows must be declared by `valid`, each alone; what does not fit the
-declared input must be refused by ONNX Runtime; and a row's logits must be finite and the same bit
-for bit, whatever batch, place, thread count or session it is scored in.
+declared input must be refused by ONNX Runtime; and a valid row's logits, however unlike the data it
+is, must be finite and the same bit for bit, whatever batch, place, thread count or session it is
+scored in.
+
+A wrong scale that stays within the range cannot be refused: an image brought to 0..1 is a dark
+image of 0..255. What the student then makes of it is reported under `unit_scale`, without a gate.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ import onnxruntime as ort
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tasks.core.metrics import correct
 from tasks.core.params import Section
 from tasks.core.reports import at_most
 from tasks.core.seeds import generator
 from tasks.core.session import open_session, score
-from tasks.core.tables import Schema
+from tasks.core.tables import Schema, Table
 from tasks.stress.case import Case, Outcome
 
 Images = NDArray[np.float32]
@@ -43,19 +48,23 @@ class Contract:
 def run(case: Case, params: Params) -> Outcome:  # noqa: ARG001 - every family has this signature
     """Check every contract on the sampled rows and on crafted ones."""
     rows = case.test.take(case.sample(ROWS))
+    if len(rows) == 0:
+        raise ValueError("there are no test rows to try the contracts on")
     images = rows.images.astype(np.float32)
     random = generator(case.seed, "stress", "edge_cases")
+    odd = oddities(images, case.data, random)
     contracts = [
         _signature(case),
-        *_declared(case, images, random),
+        *_declared(case, images, odd, random),
         _isolated(case, images, random),
-        _finite(case, images, random),
+        _finite(case, np.concatenate([images, odd])),
         _refused(case, images),
         _batch_sizes(case, images),
-        *_invariant(case, images, random),
+        *_invariant(case, np.concatenate([images, odd]), random),
     ]
     results = {
         "contracts": {c.name: {"tried": c.tried, "broken": c.broken} for c in contracts},
+        "unit_scale": _unit_scale(case, rows),
         "summary": {"contracts": len(contracts), "broken": sum(c.broken > 0 for c in contracts)},
     }
     gates = tuple(
@@ -92,14 +101,33 @@ def legal(images: Images, data: Schema) -> NDArray[np.bool_]:
     return np.asarray(((images >= low) & (images <= high)).all(axis=(1, 2, 3)))
 
 
-def _declared(case: Case, images: Images, random: np.random.Generator) -> list[Contract]:
+def oddities(images: Images, data: Schema, random: np.random.Generator) -> Images:
+    """Valid rows (M, C, H, W) unlike any data: constants, noise, corners of the range; one value
+    each a float32 step inside it and, where zero is in the range, -0 and the smallest subnormal."""
+    low, high = (np.float32(v) for v in data.range)
+    middle = np.float32((data.range[0] + data.range[1]) / 2)
+    share = random.random(images.shape, dtype=np.float32)
+    spots = [np.nextafter(low, high), np.nextafter(high, low)]
+    if low <= 0 <= high:
+        tiny = np.nextafter(np.float32(0), high if high > 0 else low)
+        spots += [np.float32(-0.0), tiny]
+    return np.concatenate(
+        [
+            np.stack([np.full(images.shape[1:], v, dtype=np.float32) for v in (low, middle, high)]),
+            np.clip(low + share * (high - low), low, high),
+            np.where(random.random(images.shape) < 0.5, low, high),
+            *(_spotted(images[:4], value, random) for value in (low, high, *spots)),
+        ]
+    )
+
+
+def _declared(
+    case: Case, images: Images, unlike: Images, random: np.random.Generator
+) -> list[Contract]:
     """`valid` on poisoned, scaled and extreme rows, mixed with clean ones in one batch."""
     low, high = np.float32(case.data.range[0]), np.float32(case.data.range[1])
     wide = np.float32(high - low)
     infinity = np.float32(np.inf)
-    middle = np.float32((case.data.range[0] + case.data.range[1]) / 2)
-    constant = [np.full(images.shape[1:], v, dtype=np.float32) for v in (low, middle, high)]
-    inside = [_spotted(images, v, random) for v in (low, high)]
     kinds: list[tuple[str, str, Images]] = [
         ("nan", "A row with one NaN is not valid", _spotted(images, np.float32(np.nan), random)),
         (
@@ -125,8 +153,8 @@ def _declared(case: Case, images: Images, random: np.random.Generator) -> list[C
         ),
         (
             "within_range",
-            "Real rows, constants and values at either end are valid",
-            np.concatenate([images, np.stack(constant), *inside]),
+            "Real rows, constants, noise and values at or just inside either end are valid",
+            np.concatenate([images, unlike]),
         ),
     ]
     contracts = []
@@ -168,40 +196,53 @@ def _isolated(case: Case, images: Images, random: np.random.Generator) -> Contra
     )
 
 
-def _finite(case: Case, images: Images, random: np.random.Generator) -> Contract:
+def _finite(case: Case, images: Images) -> Contract:
     """Logits of anything that is valid, however unlike the data."""
-    low, high = (np.float32(v) for v in case.data.range)
-    share = random.random(images.shape, dtype=np.float32)
-    noise = np.clip(low + share * np.float32(high - low), low, high)
-    extremes = np.where(random.random(images.shape) < 0.5, low, high)
-    constant = [np.full((1, *images.shape[1:]), v, dtype=np.float32) for v in (low, high)]
-    batch = np.concatenate([images, noise, extremes, *constant])
-    logits = case.score(batch)
+    logits, _ = score(case.session, images)
     return Contract(
         "finite",
         "Every valid row gets finite logits",
-        len(batch),
+        len(images),
         int((~np.isfinite(logits).all(axis=1)).sum()),
     )
 
 
+def _unit_scale(case: Case, rows: Table) -> dict[str, float] | None:
+    """What becomes of rows brought to 0..1 by mistake: how many are valid, and right as answered.
+
+    None where that is their range.
+    """
+    low, high = case.data.range
+    if (low, high) == (0, 1):
+        return None
+    scaled = ((rows.images.astype(np.float64) - low) / (high - low)).astype(np.float32)
+    logits, valid = score(case.session, scaled)
+    return {"valid": float(valid.mean()), "accuracy": float(correct(logits, rows.labels).mean())}
+
+
 def _refused(case: Case, images: Images) -> Contract:
-    """Inputs of another type, rank or shape raise; a score for them would be a lie."""
+    """Inputs of another type, rank, shape or layout raise; a score for them would be a lie."""
     name = case.session.get_inputs()[0].name
     n = len(images)
     wrong: list[NDArray[np.generic]] = [
-        *(images.astype(kind) for kind in (np.float64, np.float16, np.uint8, np.int64)),
+        *(images.astype(kind) for kind in (np.float64, np.float16, np.uint8, np.int64, np.bool_)),
         images[0],
         images[None],
         images.reshape(n, -1),
         *(np.concatenate([images, images.take([0], axis)], axis) for axis in (1, 2, 3)),
         images[:, :, :-1],
         images[:, :, :, :-1],
+        *(moved for moved in _layouts(images) if moved.shape != images.shape),
     ]
     scored = sum(not _refuses(case.session, name, odd) for odd in wrong)
     return Contract(
-        "refusal", "Another dtype, rank, height, width or channels is refused", len(wrong), scored
+        "refusal", "Another dtype, rank, shape or layout is refused", len(wrong), scored
     )
+
+
+def _layouts(images: Images) -> list[Images]:
+    """Channels last, and height and width swapped; no shape tells the latter of a square image."""
+    return [np.ascontiguousarray(images.transpose(o)) for o in ((0, 2, 3, 1), (0, 1, 3, 2))]
 
 
 def _refuses(session: ort.InferenceSession, name: str, odd: NDArray[np.generic]) -> bool:

@@ -27,7 +27,7 @@ def examine(case: Case, family: Family, params: Section) -> tuple[StressReport, 
     error = None
     try:
         outcome: Outcome = family.run(case, params)
-        canonical(outcome.results)  # a result that is NaN is a crash too
+        _finite(outcome)
     except (MemoryError, OSError):
         raise  # the machine failed, not the student: the stage fails and may run again
     except Exception as raised:
@@ -45,6 +45,14 @@ def examine(case: Case, family: Family, params: Section) -> tuple[StressReport, 
         error=error,
     )
     return report, outcome
+
+
+def _finite(outcome: Outcome) -> None:
+    """A result that is NaN is a crash too."""
+    try:
+        canonical(outcome.results)
+    except ValueError:
+        raise ValueError("a figure of the results is not finite") from None
 
 
 def write_report(folder: Path, report: StressReport, outcome: Outcome) -> None:

@@ -48,7 +48,15 @@ from tasks.judge.verdict import Costs
 from tasks.modalities.vision.networks import build
 from tasks.quantize.certificate import certificate
 
-FAMILIES = ("adversarial", "corruptions", "edge_cases", "fidelity", "slices", "calibration")
+FAMILIES = (
+    "adversarial",
+    "corruptions",
+    "edge_cases",
+    "fidelity",
+    "slices",
+    "calibration",
+    "security",
+)
 DATA = Schema(
     modality="vision",
     shape=(3, 4, 5),

@@ -20,7 +20,7 @@ def test_a_step_above_ten_to_one_fails_though_the_whole_is_stressed(case: Case) 
 
 
 @pytest.mark.parametrize(
-    "family", ["adversarial", "corruptions", "edge_cases", "fidelity", "calibration"]
+    "family", ["adversarial", "corruptions", "edge_cases", "fidelity", "calibration", "security"]
 )
 def test_more_than_ten_to_one_overall_needs_every_stress_family_by_name(
     case: Case, family: str, report: Callable[..., StressReport], gate: Callable[..., Gate]

@@ -49,6 +49,7 @@ def test_a_good_student_is_approved_by_every_gate(world: Path) -> None:
         "stress.fidelity.held",
         "stress.slices.held",
         "stress.calibration.held",
+        "stress.security.held",
     }
     assert verdict.student.sha256 == sha256(world / "ship/student/model.onnx")
     assert verdict.student.bytes == (world / "ship/student/model.onnx").stat().st_size
@@ -158,6 +159,8 @@ def test_evidence_holds_what_the_contract_names_and_its_digests_hold(world: Path
         "stress/fidelity/plot.png",
         "stress/slices.json",
         "stress/slices/plot.png",
+        "stress/security.json",
+        "stress/security/plot.png",
     }
     assert read_json(EVIDENCE / "data.json")["fingerprint"]["digest"] == "d" * 64
     assert read_json(EVIDENCE / "data.json")["set_aside"] == {"label issue": 1}

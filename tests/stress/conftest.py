@@ -26,7 +26,7 @@ from tasks.core.models import (
     write_spec,
     write_weights,
 )
-from tasks.core.tables import Fingerprint, Schema, Split, Table, write_table
+from tasks.core.tables import QUARANTINE, Fingerprint, Schema, Split, Table, write_table
 from tasks.modalities.vision.networks import ResidualNetwork, build
 from tasks.modalities.vision.scorers import network_scorer
 from tasks.stress.budget import BUDGETS, Budget
@@ -34,7 +34,7 @@ from tasks.stress.case import Case, load_case
 
 PARAMS = """
 stress:
-  families: [adversarial, corruptions, edge_cases, fidelity, slices, calibration]
+  families: [adversarial, corruptions, edge_cases, fidelity, slices, calibration, security]
   budget: smoke
   seed: 0
   adversarial:
@@ -47,7 +47,8 @@ stress:
   edge_cases: {}
   fidelity: {agreement: 0.7, negative_flips: 0.3}
   slices: {margin: 0.3}
-  calibration: {ece: 0.3}
+  calibration: {ece: 0.3, ood: [permuted], ood_auroc: null}
+  security: {patch: 0.036, trigger: 0.7, membership: null}
 """
 
 
@@ -147,7 +148,9 @@ def write_world(
 ) -> None:
     """Everything that `python -m tasks.stress student FAMILY` reads."""
     (folder / "data").mkdir(parents=True)
+    write_table(folder / "data/train.parquet", train)
     write_table(folder / "data/test.parquet", test)
+    pq.write_table(QUARANTINE.empty_table(), folder / "data/quarantine.parquet")
     split = Split(rows=len(test), per_class={}, sha256=sha256(folder / "data/test.parquet"))
     page = Fingerprint(
         format="stillhouse/fingerprint/1",

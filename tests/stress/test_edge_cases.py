@@ -10,8 +10,9 @@ import onnx.parser
 import pytest
 
 from tasks.core.session import open_session
+from tasks.core.tables import Schema
 from tasks.stress.case import Case
-from tasks.stress.edge_cases import Params, run
+from tasks.stress.edge_cases import Params, legal, oddities, run
 
 DIMENSIONS = "N, 1, 8, 8"
 SCORE = """
@@ -153,6 +154,66 @@ def test_a_valid_row_without_finite_logits_is_found(digits, tmp_path: Path) -> N
     score = SCORE.replace("Mul(column, weights)", "Mul(inverse, weights)")
     score = score.replace("logits =", "inverse = Reciprocal(column)\n logits =")
     assert broken(digits.case(), tmp_path / "made.onnx", score=score) == {"finite"}
+
+
+def test_a_path_to_nan_that_some_rows_take_is_found(digits, tmp_path: Path) -> None:
+    score = SCORE.replace("Mul(column, weights)", "Mul(root, weights)")
+    score = score.replace("logits =", "less = Sub(column, five)\n root = Sqrt(less)\n logits =")
+    score = "five = Constant<value_float = 5.0>()" + score  # the square root of a dark row
+    case = digits.case()
+    dark = case.test.images.mean(axis=(1, 2, 3)) < 5
+    assert 0 < dark.sum() < len(dark)
+    assert broken(case, tmp_path / "made.onnx", score=score) == {"finite"}
+
+
+def test_a_row_unlike_the_data_that_changes_the_others_is_found(digits, tmp_path: Path) -> None:
+    score = SCORE.replace("Mul(column, weights)", "Mul(moved, weights)")
+    score = score.replace(
+        "logits =",
+        """
+        brightest = ReduceMax<keepdims = 1>(column, first)
+        over = Sub(brightest, fifteen)
+        excess = Relu(over)
+        moved = Sub(column, excess)
+        logits =""",
+    )
+    score = "fifteen = Constant<value_float = 15.0>()" + score  # no digit is so bright
+    found = broken(digits.case(), tmp_path / "made.onnx", score=score)
+    assert {"batch_invariance", "isolation"} <= found
+    assert "finite" not in found
+
+
+@pytest.mark.parametrize("span", [(0, 16), (-1, 1), (0, 1), (2, 3)])
+def test_odd_rows_are_valid_and_hold_both_ends_and_their_neighbours(
+    span: tuple[float, float],
+) -> None:
+    data = Schema(
+        modality="vision", shape=(3, 4, 5), dtype="float32", range=span, classes=("a", "b")
+    )
+    random = np.random.default_rng(0)
+    images = random.uniform(*span, (6, 3, 4, 5)).astype(np.float32)
+
+    odd = oddities(images, data, random)
+
+    low, high = (np.float32(v) for v in span)
+    held = set(odd.ravel().view(np.uint32).tolist())
+    wanted = [low, high, np.nextafter(low, high), np.nextafter(high, low)]
+    if low <= 0:
+        wanted += [np.float32(-0.0), np.float32(1e-45)]
+    assert legal(odd, data).all()
+    assert {int(np.float32(v).view(np.uint32)) for v in wanted} <= held
+
+
+def test_a_scale_that_stays_in_the_range_is_told_since_it_cannot_be_refused(colour) -> None:
+    found = run(colour.case(), Params()).results["unit_scale"]
+    assert set(found) == {"valid", "accuracy"}
+    assert found["valid"] == 1.0
+
+
+def test_without_rows_no_contract_is_kept(digits) -> None:
+    case = digits.case()
+    with pytest.raises(ValueError, match="no test rows"):
+        run(replace(case, test=case.test.take(np.arange(0))), Params())
 
 
 def test_an_input_of_any_size_is_found(digits, tmp_path: Path) -> None:

@@ -20,7 +20,15 @@ from tasks.stress.params import Family
 from tasks.stress.report import examine
 
 STRESS = Path("reports/student/stress")
-FAMILIES = ["adversarial", "corruptions", "edge_cases", "fidelity", "slices", "calibration"]
+FAMILIES = [
+    "adversarial",
+    "corruptions",
+    "edge_cases",
+    "fidelity",
+    "slices",
+    "calibration",
+    "security",
+]
 
 
 def report(family: str) -> StressReport:

@@ -36,6 +36,40 @@ def test_most_of_twenty_planted_errors_in_digits_are_found_and_little_else(digit
     assert repaired.mean() > 0.8
 
 
+@pytest.mark.parametrize("share", [0.1, 0.2])
+def test_a_flip_of_one_class_to_another_is_found(digits, share):
+    train = digits.tables["train"]
+    flipped = _chosen(train.labels == 3, round(share * (train.labels == 3).sum()))
+    wrong = train.labels.copy()
+    wrong[flipped] = 8
+
+    found = _issues(digits, Table(train.rows, wrong, train.images))
+
+    right = np.isin(found.position, flipped)
+    assert right.sum() >= 0.8 * len(flipped)
+    assert (~right).sum() <= 20
+    assert (found.suggested[right] == 3).mean() > 0.8
+
+
+def test_flips_to_one_class_are_found_and_a_patch_that_explains_them_hides_them(digits):
+    """Why trigger search is needed too: a row with a planted patch has the label that fits it."""
+    train = digits.tables["train"]
+    flipped = _chosen(train.labels != 7, len(train) // 20)
+    wrong, patched = train.labels.copy(), train.images.copy()
+    wrong[flipped] = 7
+    patched[flipped, :, 6:, 6:] = np.array([[16, 0], [0, 16]])
+
+    plain = _issues(digits, Table(train.rows, wrong, train.images))
+    hidden = _issues(digits, Table(train.rows, wrong, patched))
+
+    assert np.isin(flipped, plain.position).mean() > 0.6
+    assert np.isin(flipped, hidden.position).mean() < 0.2
+
+
+def _chosen(among: np.ndarray, count: int) -> np.ndarray:
+    return np.random.default_rng(0).choice(np.flatnonzero(among), count, replace=False)
+
+
 def test_the_true_labels_of_digits_give_few_suspects(digits):
     found = _issues(digits, digits.tables["train"])
 
