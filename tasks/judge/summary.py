@@ -28,7 +28,8 @@ def used(gate: Gate) -> float:
     if gate.value is None or gate.margin is None:
         return END
     spent, allowed = gate.value, gate.bound
-    if gate.margin == gate.value - gate.bound and allowed <= 1:  # at least
+    least = gate.margin == gate.value - gate.bound and gate.value != gate.bound
+    if allowed == 1 or (least and allowed < 1):  # a share of what is right, not of what is wrong
         spent, allowed = 1 - gate.value, 1 - gate.bound
     share = spent / allowed if allowed > 0 else float(gate.margin < 0) * END
     return min(max(round(share, 12), 0.0), END)
