@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -58,7 +59,10 @@ def add(
         _changed(line)
 
     @app.command()
-    def history(as_json: AsJson = False) -> None:
+    def history(
+        as_json: AsJson = False,
+        flips: Annotated[bool, typer.Option("--flips", help="Rows lost, by version.")] = False,
+    ) -> None:
         """Show who was champion, since when, by whose word and on which figures."""
         checkout = recovered()
         from flows import ledger
@@ -66,6 +70,9 @@ def add(
         from flows.history import check_registry, prose
 
         lines = ledger.read(checkout)
+        if flips:
+            _flips(checkout, lines, as_json)
+            raise typer.Exit(0)
         problems = check_registry(checkout, lines)
         if as_json:
             print(json.dumps(as_data(lines, problems), indent=2, ensure_ascii=False))
@@ -123,6 +130,21 @@ def _asked(
 
 def _passed(said: str) -> None:
     print(f"ok  {said}", flush=True)
+
+
+def _flips(checkout: Checkout, lines: Sequence[Line], as_json: bool) -> None:
+    from flows import ledger
+    from flows.regressions import promoted, regressed, told
+
+    for name in ledger.names(lines):
+        models = promoted(lines, name)
+        rows = regressed(checkout, name, models)
+        if as_json:
+            print(json.dumps({"name": name, "versions": [m.version for m in models],
+                              "rows": [asdict(row) for row in rows]}))  # fmt: skip
+        else:
+            for said in told(name, models, rows):
+                print(said)
 
 
 def _changed(line: Line) -> None:

@@ -95,9 +95,9 @@ def test_strangers_stay_in_the_range_and_are_seeded(
 
 
 def test_permuted_keeps_each_rows_pixels_and_inverted_is_its_own_inverse() -> None:
-    images = np.random.default_rng(0).integers(0, 17, (5, 3, 4, 6)).astype(np.float32)
+    images = np.random.default_rng(0).integers(2, 19, (5, 3, 4, 6)).astype(np.float32)
     data = Schema(
-        modality="vision", shape=(3, 4, 6), dtype="uint8", range=(0, 16), classes=("a", "b")
+        modality="vision", shape=(3, 4, 6), dtype="uint8", range=(2, 18), classes=("a", "b")
     )
     random = np.random.default_rng(1)
     shuffled = outliers("permuted", images, data, random)

@@ -15,6 +15,7 @@ from flows.contest import Scored, alike
 from flows.history import prose
 from flows.ledger import Flips
 from flows.promote import promote
+from flows.regressions import promoted, regressed, told
 from flows.repository import tree
 from flows.seal import seal
 from flows.store import opened
@@ -77,6 +78,29 @@ def test_a_promotion_says_what_became_of_the_rows_that_the_champion_had_lost(
     told = f"flips: {recur} recur, {4 - recur} mended, {new} new since version 1"
     assert any(told in text for text in said)
     assert f"    F{told[1:]}." in list(prose(ledger.read(second.checkout)))
+
+
+def test_the_rows_that_versions_lost_are_told_side_by_side(second: Project) -> None:
+    test = rows_of_the_test()
+    up(second, 2)
+    lines = ledger.read(second.checkout)
+
+    models = promoted(lines, lines[-1].name)
+    found = {r.row: r for r in regressed(second.checkout, lines[-1].name, models)}
+
+    assert [model.version for model in models] == [1, 2]
+    wrong = [
+        score(open_session(content), test.images)[0].argmax(1) != test.labels
+        for content in (model_bytes(), model_bytes(seed=7, like=0.99))
+    ]
+    assert set(found) == set(test.rows[wrong[0] | wrong[1]])
+    for place, row in enumerate(test.rows):
+        if row in found:
+            assert found[row].marks == tuple("x" if w[place] else "." for w in wrong)
+            assert (found[row].label, found[row].caused_by) == (test.labels[place], "student")
+    said = list(told("x", models, tuple(found.values())))
+    assert said[1].endswith("versions 1, 2")
+    assert len(said) == 2 + len(found)
 
 
 def test_a_champion_without_a_flip_ledger_is_compared_all_the_same(
