@@ -17,8 +17,12 @@ check: .venv/installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: .venv/installed
+bench: .venv/installed-dev
 	@$(BIN)/python -m benchmarks
+
+# Beside the toolbox that the test tools bring.
+bench-stress: .venv/installed-dev
+	@$(BIN)/python -m benchmarks stress
 
 bench-%: .venv/installed
 	@$(BIN)/python -m benchmarks $*
