@@ -33,6 +33,7 @@ from tasks.core.models import (
 )
 from tasks.core.params import read
 from tasks.core.predictions import TEACHER, write_predictions
+from tasks.core.subgroups import SUBGROUPS, write_subgroups
 from tasks.core.tables import DATA, QUARANTINE, Fingerprint, Schema, Split, write_table
 from tasks.modalities.vision.scorers import load_scorer
 
@@ -87,6 +88,7 @@ def world(folder: Path) -> None:
         path = folder / DATA / f"{name}.parquet"
         write_table(path, rows)
         splits[name] = Split(rows=len(rows), per_class={}, sha256=sha256(path))
+    write_subgroups(folder / SUBGROUPS, tables["test"].rows.tolist(), {})
     none = {field.name: pa.array([], field.type) for field in QUARANTINE}
     pq.write_table(pa.table(none, schema=QUARANTINE), folder / DATA / "quarantine.parquet")
     write_json(

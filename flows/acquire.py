@@ -47,6 +47,7 @@ def acquire(checkout: Checkout, params: Params) -> None:
         params.data.classes,
         _located(checkout, params.data.transfer),
         former(checkout, params),
+        params.data.subgroups,
     )
     if changed or not known:
         track(checkout)

@@ -11,6 +11,7 @@ from tasks.core.errors import DataError
 from tasks.core.files import digest, sha256, write_json
 from tasks.core.params import section
 from tasks.core.stage import main
+from tasks.core.subgroups import SUBGROUPS, write_subgroups
 from tasks.core.tables import (
     DATA,
     SPLITS,
@@ -43,6 +44,9 @@ def run(_: list[str]) -> None:
     order = np.lexsort((labels, np.array(ids)))
     table = Table(np.array(ids)[order], labels[order], images.pixels[order])
     splits = {s: _write(s, table.take(side[order] == s), info.data.classes) for s in SPLITS}
+    tested = order[side[order] == "test"]
+    groups = {name: np.array(values)[tested].tolist() for name, values in images.groups.items()}
+    write_subgroups(SUBGROUPS, np.array(ids)[tested].tolist(), groups)
     transfer = _write_transfer(read_transfer(DATA / "raw", info), set(ids))
     train = table.take(side[order] == "train").images
     content: dict[str, Any] = {

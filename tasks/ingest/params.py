@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -38,13 +38,15 @@ class Shares(Section):
 
 class DataParams(Section):
     """`data`. `classes` names the labels of idx files, from 0; `transfer` is a folder or a Parquet
-    of images without labels."""
+    of images without labels; `subgroups` names columns of a Parquet whose values are judged each by
+    itself."""
 
     source: Literal["digits", "images", "parquet", "idx"]
     path: PurePath | None = None
     classes: tuple[str, ...] | None = Field(default=None, min_length=2)
     split: Shares
     transfer: PurePath | None = None
+    subgroups: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @model_validator(mode="after")
     def _located(self) -> DataParams:
@@ -62,4 +64,12 @@ class DataParams(Section):
             raise ValueError("'classes' names the labels of idx files; remove it")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError("'classes' holds a name twice; name each label otherwise")
+        if self.subgroups and self.source != "parquet":
+            raise ValueError("'subgroups' names columns of a Parquet; remove it, or give one")
+        if len(set(self.subgroups)) < len(self.subgroups):
+            raise ValueError("'subgroups' names a column twice; name it once")
+        if {"image", "label"} & set(self.subgroups):
+            raise ValueError(
+                "'subgroups' names 'image' or 'label', which are no subgroups; remove it"
+            )
         return self

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tasks.core.errors import StillhouseError
 from tasks.core.files import read_json
@@ -61,9 +61,11 @@ class Slice(Compared):
 
 
 class Slices(BaseModel):
-    """Of the results of `slices`: those that were found; classes are compared by the judge."""
+    """Of the results of `slices`: those that were found, and those of declared columns; classes are
+    compared by the judge."""
 
     found: tuple[Slice, ...]
+    subgroups: dict[str, tuple[Slice, ...]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def conditions(report: StressReport) -> Iterator[Condition]:
             near = share if budget.norm == "linf" else f"L2 {budget.epsilon:g}"
             yield _condition(f"adversarial, {near}", report.rows, budget)
     elif report.family == "slices":
-        for found in check(Slices, report.results, where).found:
+        slices = check(Slices, report.results, where)
+        for found in (*slices.found, *(s for own in slices.subgroups.values() for s in own)):
             yield _condition(found.where, found.rows, found)
 
 

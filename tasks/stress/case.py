@@ -29,6 +29,7 @@ from tasks.core.rows import read_rows
 from tasks.core.seeds import generator
 from tasks.core.session import open_session, score
 from tasks.core.statistics import wilson
+from tasks.core.subgroups import SUBGROUPS, read_subgroups
 from tasks.core.tables import Schema, Table, read_fingerprint, read_split
 from tasks.modalities.vision.networks import build
 from tasks.modalities.vision.scorers import Scorer, load_network, load_scorer, network_scorer
@@ -52,6 +53,7 @@ class Case:
     teacher_network: nn.Module | None  # None where the teacher is an ONNX black box
     float_network: nn.Module  # the float student that `model` was quantized from
     budget: Budget
+    subgroups: Mapping[str, NDArray[np.str_]]  # declared column -> value (N,) of each test row
     seed: int
 
     def score(self, images: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -124,6 +126,7 @@ def load_case(student: str, budget: Budget, seed: int) -> Case:
         teacher_network=network,
         float_network=_float_network(folder),
         budget=budget,
+        subgroups=read_subgroups(SUBGROUPS, test.rows),
         seed=seed,
     )
 

@@ -1,6 +1,7 @@
 """Slices: is some group of rows ruined, while the average looks well?
 
-Each class is one, on all test rows. More are found by what an image looks like and where the
+Each class is one, on all test rows; so is each value of a column that `data.subgroups` declares,
+with a gate for each column. More are found by what an image looks like and where the
 teacher's logits lie: on one half of the rows, drawn by seed and stratified by class, and tested on
 the other half, so that their p-values are honest. The student's own logits would find its errors by
 its doubts, and no student is as sure as its teacher there; so they take no part.
@@ -105,13 +106,20 @@ def run(case: Case, params: Params) -> Outcome:
     mine = {name: values[searched] for name, values in features.items()}
     slices = find_slices(mine, lost[searched], support) if enough else []
     members = [(f"class {name}", labels == index) for index, name in enumerate(case.data.classes)]
+    declared = {column: _values(column, values) for column, values in case.subgroups.items()}
+    members += [value for values in declared.values() for value in values]
     members += [(str(found), found.holds(features) & ~searched) for found in slices]
     tested = examine(members, teacher, student)
     lines = [found.line(params.margin) for found in tested]
-    classes = [line for line, t in zip(lines, tested, strict=True) if t.name.startswith("class ")]
+    by_name = dict(zip((t.name for t in tested), lines, strict=True))
+    subgroups = {c: [by_name[name] for name, _ in values] for c, values in declared.items()}
+    own = {name for values in declared.values() for name, _ in values}
+    plain = [line for line in lines if line["where"] not in own]
+    classes = [line for line in plain if line["where"].startswith("class ")]
     results = {
         "classes": classes,
-        "found": lines[len(classes) :],
+        "found": plain[len(classes) :],
+        "subgroups": subgroups,
         "features": list(features),
         "searched_rows": int(searched.sum()),
         "tested_rows": int((~searched).sum()),
@@ -121,8 +129,33 @@ def run(case: Case, params: Params) -> Outcome:
             "worst_slice_loss": max(line["loss"]["value"] for line in lines),
         },
     }
-    gate = _gate(lines, len(slices), bool(enough), 2 * support, params.margin)
-    return Outcome(len(labels), results, (gate,), _figure(lines, params.margin))
+    gate = _gate(plain, len(slices), bool(enough), 2 * support, params.margin)
+    more = (_subgroup(column, found, params.margin) for column, found in subgroups.items())
+    return Outcome(len(labels), results, (gate, *more), _figure(lines, params.margin))
+
+
+def _values(column: str, values: NDArray[np.str_]) -> list[tuple[str, Flags]]:
+    """Each value of a declared column, by name, and its rows (N,)."""
+    return [(f"{column} = {value}", values == value) for value in np.unique(values).tolist()]
+
+
+def _subgroup(column: str, lines: Sequence[dict[str, Any]], margin: float) -> Gate:
+    """No value of a declared column is ruined; one of few rows is named, or counts as ruined."""
+    named = {
+        state: [f"{line['where']} ({line['lost']} of {line['rows']} lost)" for line in lines
+                if line["state"] == state]
+        for state in ("ruined", "undecided", "too few rows")
+    }  # fmt: skip
+    few = [*named["undecided"], *named["too few rows"]]
+    return at_most(
+        f"slices.subgroup.{column}",
+        len(named["ruined"]) + len(named["undecided"]),
+        0,
+        f"{len(lines)} subgroups by {column}. "
+        + (f"Ruined: {'; '.join(named['ruined'])}; " if named["ruined"] else "None is ruined: ")
+        + f"more than {100 * margin:g} points behind the teacher and significant."
+        + (f" Too few rows to tell: {'; '.join(few)}." if few else ""),
+    )
 
 
 def half(labels: NDArray[np.int64], seed: int) -> Flags:

@@ -140,6 +140,11 @@ PARAMETERS = (
         ("params.yaml: data: 'path' is needed for images",),
     ),
     Case(
+        "subgroups of data that have no columns",
+        params({"data.subgroups": ["site"]}),
+        ("params.yaml: data: 'subgroups' names columns of a Parquet", "remove it, or give one"),
+    ),
+    Case(
         "shares of the split that do not sum to one",
         params({"data.split.train": 0.9}),
         ("params.yaml: data.split: train, val and test must sum to 1",),

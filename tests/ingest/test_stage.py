@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.core.errors import DataError
 from tasks.core.rows import read_rows, row_keys
+from tasks.core.subgroups import SUBGROUPS, read_subgroups
 from tasks.core.tables import QUARANTINE, UNLABELLED, Schema, read_fingerprint, read_split
 from tasks.ingest.__main__ import run
 from tasks.ingest.split import row_id
@@ -143,3 +144,26 @@ def test_rows_without_a_transfer_set_are_the_training_rows() -> None:
     both = [read_rows(schema, transfer=transfer) for transfer in (False, True)]
 
     assert both[0].digest == both[1].digest
+
+
+def test_subgroups_follow_their_rows_into_the_test_table_and_nowhere_else() -> None:
+    pixels = pictures(60)
+    parity = [["even", "odd"][int(image.sum()) % 2] for image in pixels]
+    labels = ["ab"[i % 2] for i in range(60)]
+    images = Images(pixels, labels, ["x"] * 60, ("b", "a"), groups={"parity": parity})
+    write_snapshot(Path("data/raw"), images, (0.0, 255.0), "a test")
+    Path("params.yaml").write_text(f"data:\n  split: {SHARES}\n")
+    run([])
+
+    test = read_split("test", read_fingerprint().data)
+    found = read_subgroups(SUBGROUPS, test.rows)
+    expected = [["even", "odd"][int(image.sum()) % 2] for image in test.images]
+    assert set(expected) == {"even", "odd"}
+    assert {name: values.tolist() for name, values in found.items()} == {"parity": expected}
+    with pytest.raises(DataError, match=r"of other rows than data/test\.parquet; run ingest"):
+        read_subgroups(SUBGROUPS, test.rows[::-1])
+
+
+def test_without_declared_columns_there_are_no_subgroups() -> None:
+    schema = ingested(pictures(60), SHARES)
+    assert read_subgroups(SUBGROUPS, read_split("test", schema).rows) == {}

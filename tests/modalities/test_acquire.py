@@ -182,3 +182,47 @@ def test_a_snapshot_changed_behind_its_back_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DataError, match="missing, truncated or changed"):
         read_snapshot(tmp_path / "raw")
+
+
+def grouped(path: Path, folder: Path, **columns: list[object]) -> Path:
+    """The images of `folder` as a Parquet with further columns, each value of which is repeated."""
+    files = sorted(folder.rglob("*.png"))
+    content = {"image": [f.read_bytes() for f in files], "label": [f.parent.name for f in files]}
+    more = {n: [v[i % len(v)] for i in range(len(files))] for n, v in columns.items()}
+    pq.write_table(pa.table(content | more), path)
+    return path
+
+
+def test_declared_columns_come_along_as_text_and_others_do_not(
+    folder: Path, tmp_path: Path
+) -> None:
+    source = grouped(tmp_path / "x.parquet", folder, site=["A", None], device=[1, 2, 3], other=[0])
+    take("parquet", source, None, tmp_path / "raw", subgroups=("site", "device"))
+    _, images = read_snapshot(tmp_path / "raw")
+    assert set(images.groups) == {"site", "device"}
+    assert images.groups["site"][:2] == ["A", "(missing)"]
+    assert images.groups["device"][:4] == ["1", "2", "3", "1"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({}, "has no column 'site'; it needs image and label and site"),
+        ({"site": [1.5]}, "row 0 has site 1.5; subgroups are text, integers or booleans"),
+    ],
+)
+def test_a_subgroup_column_that_is_none_is_one_line(
+    columns: dict[str, list[object]], says: str, folder: Path, tmp_path: Path
+) -> None:
+    source = grouped(tmp_path / "x.parquet", folder, **columns)
+    with pytest.raises(DataError, match=says):
+        take("parquet", source, None, tmp_path / "raw", subgroups=("site",))
+
+
+def test_a_column_of_names_is_no_subgroup(tmp_path: Path) -> None:
+    images = [np.full((4, 4), i).tolist() for i in range(60)]
+    labels = [["a", "b"][i % 2] for i in range(60)]
+    content = {"image": images, "label": labels, "patient": [f"p{i}" for i in range(60)]}
+    pq.write_table(pa.table(content), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"'patient' has 60 values, .* at most 50"):
+        take("parquet", tmp_path / "x.parquet", None, tmp_path / "raw", subgroups=("patient",))

@@ -26,6 +26,7 @@ from tasks.core.models import (
     write_spec,
     write_weights,
 )
+from tasks.core.subgroups import write_subgroups
 from tasks.core.tables import QUARANTINE, Fingerprint, Schema, Split, Table, write_table
 from tasks.modalities.vision.networks import ResidualNetwork, build
 from tasks.modalities.vision.scorers import network_scorer
@@ -150,6 +151,7 @@ def write_world(
     (folder / "data").mkdir(parents=True)
     write_table(folder / "data/train.parquet", train)
     write_table(folder / "data/test.parquet", test)
+    write_subgroups(folder / "data/subgroups.parquet", test.rows.tolist(), {})
     pq.write_table(QUARANTINE.empty_table(), folder / "data/quarantine.parquet")
     split = Split(rows=len(test), per_class={}, sha256=sha256(folder / "data/test.parquet"))
     page = Fingerprint(

@@ -243,3 +243,32 @@ def test_components_are_named_after_the_classes_that_they_tell_apart(digits) -> 
         sum(line["student"]["value"] * line["rows"] for line in outcome.results["classes"])
         / len(case.test)
     )
+
+
+def test_a_declared_subgroup_that_is_lost_fails_the_gate_of_its_column_alone(digits) -> None:
+    case = made(digits.case())
+    site = np.array(["A", "B", "C", "C"])[np.arange(len(case.test)) % 4]
+    device = np.array(["old", "new"])[np.arange(len(case.test)) // 4 % 2]
+    case = replace(case, subgroups={"site": site, "device": device})
+    of_b = np.flatnonzero(site == "B")
+    outcome = slices.run(wrong_where(case, of_b[::5]), MARGIN)
+
+    gates = {gate.name: gate for gate in outcome.gates}
+    assert list(gates) == ["slices.ruined", "slices.subgroup.site", "slices.subgroup.device"]
+    assert not gates["slices.subgroup.site"].passed
+    assert "Ruined: site = B" in gates["slices.subgroup.site"].why
+    assert gates["slices.subgroup.device"].passed
+    states = {s["where"]: s["state"] for s in outcome.results["subgroups"]["site"]}
+    assert states == {"site = A": "holds", "site = B": "ruined", "site = C": "holds"}
+
+
+def test_a_subgroup_of_few_rows_is_named_and_one_that_cannot_be_judged_fails(digits) -> None:
+    case = made(digits.case())
+    site = np.full(len(case.test), "A", dtype="U8")
+    site[:3] = "rare"
+    held = slices.run(replace(case, subgroups={"site": site}), MARGIN)
+    lost = slices.run(wrong_where(replace(case, subgroups={"site": site}), np.arange(2)), MARGIN)
+
+    assert held.gates[1].passed
+    assert "Too few rows to tell: site = rare (0 of 3 lost)" in held.gates[1].why
+    assert not lost.gates[1].passed

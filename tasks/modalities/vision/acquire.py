@@ -39,15 +39,17 @@ def take(
     classes: tuple[str, ...] | None = None,
     transfer: Path | None = None,
     start: Callable[[Path, Schema], None] | None = None,
+    subgroups: Sequence[str] = (),
 ) -> bool:
     """Write the snapshot of `source` (and given teachers) to `folder`; True if anything changed.
 
     `source`: "digits", "images" (a folder with one sub-folder per class), "parquet", or "idx" (a
     folder of MNIST's four files, whose labels `classes` names). `transfer`: images without labels,
     a folder or a Parquet. `fits` sees a teacher and the data, and raises if the one cannot
-    teach the other; `start` writes former weights to the folder that it is given, or raises.
+    teach the other; `subgroups` names further columns of a Parquet; `start` writes former weights
+    to the folder that it is given, or raises.
     """
-    images = _labelled(source, path, classes)
+    images = _labelled(source, path, classes, subgroups)
     name = "scikit-learn digits" if path is None else f"{source} {path.name}"
     checked(images, str(path or name))
     if images.test is None:  # what is published stays as it is: validate sets such rows aside
@@ -70,12 +72,14 @@ def take(
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _labelled(source: str, path: Path | None, classes: tuple[str, ...] | None) -> Images:
+def _labelled(
+    source: str, path: Path | None, classes: tuple[str, ...] | None, subgroups: Sequence[str]
+) -> Images:
     if path is None:
         return digits()
     if source == "idx":
         return idx_files(path, classes)
-    return labelled_folder(path) if source == "images" else labelled_parquet(path)
+    return labelled_folder(path) if source == "images" else labelled_parquet(path, subgroups)
 
 
 def _transfer(path: Path, images: Images, value_range: tuple[float, float]) -> Transfer:

@@ -1,14 +1,16 @@
 """The raw snapshot of images: its form, and how it is written and read.
 
-`images.parquet` holds `image` (a fixed-size list of C·H·W values), `label` and `origin`, and
-`split` ("test" or null) where the source has a test split of its own; `transfer.parquet`, if there
+`images.parquet` holds `image` (a fixed-size list of C·H·W values), `label` and `origin`,
+`group.COLUMN` for each subgroup column, and `split` ("test" or null) where the source has a test
+split of its own; `transfer.parquet`, if there
 is one, holds images without labels; `snapshot.json` describes both. An input of the DAG, tracked by
 DVC.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +52,8 @@ class Images:
     """Labelled images in memory: `pixels` (N, C, H, W) raw, `labels` and `origins` (N,) text.
 
     `classes`: in the source's own order; None where it has none, and they are sorted by name.
-    `test` (N,): the rows of the source's own test split; None where it has none.
+    `test` (N,): the rows of the source's own test split; None where it has none. `groups`: subgroup
+    column -> value (N,) of each row.
     """
 
     pixels: Pixels
@@ -58,6 +61,7 @@ class Images:
     origins: list[str]
     classes: tuple[str, ...] | None = None
     test: NDArray[np.bool_] | None = None
+    groups: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def checked(images: Images, where: str) -> Images:
@@ -100,6 +104,7 @@ def write_snapshot(
         "label": pa.array(images.labels, pa.string()),
         "origin": pa.array(images.origins, pa.string()),
     }
+    columns |= {f"group.{n}": pa.array(v, pa.string()) for n, v in images.groups.items()}
     if images.test is not None:
         given = ["test" if test else None for test in images.test]
         columns["split"] = pa.array(given, pa.string())
@@ -156,6 +161,11 @@ def read_snapshot(folder: Path) -> tuple[SnapshotInfo, Images]:
         content["origin"].to_pylist(),
         info.data.classes,
         np.array([s == "test" for s in content["split"].to_pylist()]) if given else None,
+        {
+            name.removeprefix("group."): content[name].to_pylist()
+            for name in content.column_names
+            if name.startswith("group.")
+        },
     )
     return info, checked(images, str(file))
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import DataError
+from tasks.core.subgroups import MISSING, MOST
 from tasks.modalities.vision.decoding import decoded, listed, stacked
 from tasks.modalities.vision.snapshot import Images, Pixels
 
 
-def labelled_parquet(path: Path) -> Images:
-    """`image` (encoded bytes, or nested lists H×W or C×H×W) and `label` (text or integers)."""
-    content = _content(path, "data.path", ("image", "label"))
+def labelled_parquet(path: Path, subgroups: Sequence[str] = ()) -> Images:
+    """`image` (encoded bytes, or nested lists H×W or C×H×W), `label` (text or integers), and the
+    columns `subgroups`, of text, integers or booleans."""
+    content = _content(path, "data.path", ("image", "label", *subgroups))
     labels = content["label"].to_pylist()
     for at, label in enumerate(labels):
         if not isinstance(label, str | int) or isinstance(label, bool) or label == "":
@@ -25,7 +28,25 @@ def labelled_parquet(path: Path) -> Images:
                 f"{path}: row {at} has label {label}, and labels count from 0; label or remove it"
             )
     pixels, origins = _images(content, path)
-    return Images(pixels, [str(label) for label in labels], origins)
+    groups = {name: _group(content, name, path) for name in subgroups}
+    return Images(pixels, [str(label) for label in labels], origins, groups=groups)
+
+
+def _group(content: pa.Table, name: str, path: Path) -> list[str]:
+    """A subgroup column as text; rows without a value are a subgroup too."""
+    values = content[name].to_pylist()
+    for at, value in enumerate(values):
+        if value is not None and not isinstance(value, str | int):
+            raise DataError(
+                f"{path}: row {at} has {name} {value!r}; subgroups are text, integers or booleans"
+            )
+    found = [MISSING if value is None or value == "" else str(value) for value in values]
+    if len(set(found)) > MOST:
+        raise DataError(
+            f"{path}: column '{name}' has {len(set(found)):,} values, and a subgroup column at "
+            f"most {MOST}; group them, or remove it from data.subgroups"
+        )
+    return found
 
 
 def unlabelled_parquet(path: Path) -> tuple[Pixels, list[str]]:
