@@ -257,7 +257,7 @@ def test_tracking_and_registry_hold_the_run_once_and_can_be_rebuilt(
     first = recorded(pipeline, command)
     assert first["equal"], "what is registered answers as what ships, bit for bit"
     assert first["version"] == 1
-    assert len(first["stages"]) == len(set(first["stages"])) == 13
+    assert len(first["stages"]) == len(set(first["stages"])) == 15
     assert first["curves"] == 16, "the teacher's epochs"
 
     folder = copied(pipeline, tmp_path)
