@@ -1,15 +1,15 @@
 """Adversarial robustness in L-infinity and L2: the worst case per row, as the ONNX session has it.
 
 `ladder` attacks each row that is right when clean, and the teacher likewise, so that both are
-compared row by row. Under the profile `standard` the student may be no worse than its teacher at
-small epsilons and over the whole curve; under `robust` it must withstand a large one by itself.
-Whether little damage means robustness or blind attacks is asked by `masking`, always.
+compared row by row; `profiles` judges, and ends the sample early where its looks allow it. Whether
+little damage means robustness or blind attacks is asked by `masking`, always.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,40 +18,23 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from tasks.core.metrics import correct
-from tasks.core.params import Section
-from tasks.core.reports import Gate, at_least, at_most
-from tasks.core.statistics import paired_bootstrap_upper, tango_upper, wilson
+from tasks.core.progress import tracked
 from tasks.core.tables import Table
 from tasks.core.twin import Twin
-from tasks.stress.attacks.balls import Norm
 from tasks.stress.budget import BUDGETS
 from tasks.stress.case import Case, Outcome, rate
+from tasks.stress.curve import Curve, joined
 from tasks.stress.kept import kept_examples, rescore
-from tasks.stress.ladder import SQUARE, Level, Plan, descend, teacher_falls
+from tasks.stress.ladder import SQUARE, Fallen, Plan, descend, teacher_falls
 from tasks.stress.masking import masking
-
-Flags = NDArray[np.bool_]
-SMALL = 0.016  # 4 of 255, and what it is rounded to: up to here a student may not lose to a teacher
+from tasks.stress.profiles import SMALL, Profile, gates, settled
 
 
-class Robust(Section):
-    """What the profile `robust` asks: the accuracy that is left within `epsilon` of the range."""
-
-    epsilon: float = Field(gt=0, le=1)
-    accuracy: float = Field(ge=0, le=1)
-
-
-class Params(Section):
-    """Epsilons: shares of the range in L-infinity; in L2 lengths of an image scaled to 0..1.
-
-    `margin`: by how much the student may be worse than the teacher.
-    """
+class Params(Profile):
+    """Epsilons: shares of the range in L-infinity; in L2 lengths of an image scaled to 0..1."""
 
     linf: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(min_length=1)
     l2: tuple[Annotated[float, Field(gt=0)], ...]
-    profile: Literal["standard", "robust"]
-    margin: float = Field(ge=0, le=1)
-    robust: Robust
 
     @model_validator(mode="after")
     def _measured(self) -> Params:
@@ -64,48 +47,34 @@ class Params(Section):
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One norm. Falls are over all sampled rows (N,): the smallest epsilon that breaks each, 0 for
-    one that is wrong when clean, infinity for one that holds."""
+class Met:
+    """Some of the rows, under attack in one norm."""
 
-    norm: Norm
-    epsilons: tuple[float, ...]
-    levels: list[Level]
-    student: NDArray[np.float64]
-    teacher: NDArray[np.float64]
-
-    def holds(self, who: Literal["student", "teacher"], epsilon: float) -> Flags:
-        """Which rows are still right within `epsilon`."""
-        fall: NDArray[np.float64] = getattr(self, who)
-        return np.asarray(fall > epsilon)
-
-    def areas(self, who: Literal["student", "teacher"]) -> NDArray[np.float64]:
-        """Per row the area under its accuracy-epsilon curve, as a share of all (trapezoids)."""
-        x = np.array([0.0, *self.epsilons])
-        flags = np.stack([self.holds(who, epsilon) for epsilon in x])
-        return np.asarray(np.trapezoid(flags.astype(np.float64), x, axis=0) / x[-1])
+    curve: Curve
+    fallen: Fallen
 
 
 def run(case: Case, params: Params) -> Outcome:
-    """Attack the sampled rows in each norm, smallest epsilon first."""
-    rows = case.test.take(case.sample(case.budget.attacked))
-    right = correct(case.score(rows.images), rows.labels)
-    taught = correct(case.teacher(rows.images), rows.labels)
-    if not right.any():
+    """Attack the sampled rows in each norm, smallest epsilon first, until the gates are settled."""
+    rows = case.test.take(case.sample(case.budget.attacked))  # by hash: any part is a sample too
+    if not correct(case.score(rows.images), rows.labels).any():
         raise ValueError(f"the student is right on none of {len(rows)} rows; nothing to attack")
     networks: dict[str, nn.Module] = {"float": case.float_network, "twin": Twin.load(case.model)}
-    target = rows.take(right)  # the rest is broken already
-    curves, fallen = [], []
-    for plan in plans(case, params):
-        fell, levels = descend(case, networks, target, plan)
-        teacher = teacher_falls(case, rows.take(taught), plan.norm, plan.epsilons)
-        falls = np.zeros(len(rows)), np.zeros(len(rows))
-        falls[0][right], falls[1][taught] = fell.epsilon, teacher
-        curves.append(Curve(plan.norm, plan.epsilons, levels, *falls))
-        fallen.append(fell)
-    square_alone = max(found.by(SQUARE) for found in fallen)
-    blindness, masking_gates = masking(case, networks, target, square_alone)
-    kept = kept_examples(case, fallen)
+    asked, look = plans(case, params), case.budget.look
+    met: list[list[Met]] = [[] for _ in asked]  # by norm, then by part
+    ends = range(look, len(rows) + look, look)
+    for end in tracked(ends, f"adversarial: {look} rows each,") if len(ends) > 1 else ends:
+        part = rows.take(np.arange(end - look, min(end, len(rows))))
+        for plan, known in zip(asked, met, strict=True):
+            known.append(attacked(case, networks, part, plan))
+        curves = [joined([m.curve for m in known]) for known in met]
+        seen = rows.take(np.arange(len(curves[0].student)))
+        if len(ends) > 1 and settled(curves[0], params, seen.labels):
+            break
+    right, taught = (curves[0].holds(who, 0) for who in ("student", "teacher"))
+    square_alone = max(sum(m.fallen.by(SQUARE) for m in known) for known in met)
+    blindness, masking_gates = masking(case, networks, seen.take(right), square_alone)
+    kept = kept_examples(case, [m.fallen for known in met for m in known])
     rescore(case, kept)
     clean = {"student": rate(right), "teacher": rate(taught)}
     lines = [line for curve in curves for line in _lines(curve)]
@@ -116,12 +85,25 @@ def run(case: Case, params: Params) -> Outcome:
         "area": area,
         "masking": blindness,
         "kept": kept.num_rows,
+        "planned": len(rows),  # fewer were met where the gates were settled before
         "teacher_attack": SQUARE if case.teacher_network is None else "apgd",
         "summary": {_key(line): line["student"]["value"] for line in lines}
         | {"area": area["student"]},
     }
-    gates = (*_gates(curves[0], rows, params), *masking_gates)
-    return Outcome(len(rows), results, gates, _figure(clean, curves, lines), {"kept": kept})
+    judged = gates(curves[0], params, seen.labels, in_parts=len(ends) > 1)
+    figure = _figure(clean, curves, lines)
+    return Outcome(len(seen), results, (*judged, *masking_gates), figure, {"kept": kept})
+
+
+def attacked(case: Case, networks: Mapping[str, nn.Module], rows: Table, plan: Plan) -> Met:
+    """Student and teacher on `rows`, each attacked where it is right when clean."""
+    right = correct(case.score(rows.images), rows.labels)
+    taught = correct(case.teacher(rows.images), rows.labels)
+    fallen, levels = descend(case, dict(networks), rows.take(right), plan)
+    falls = np.zeros(len(rows)), np.zeros(len(rows))
+    falls[0][right] = fallen.epsilon
+    falls[1][taught] = teacher_falls(case, rows.take(taught), plan.norm, plan.epsilons)
+    return Met(Curve(plan.norm, plan.epsilons, levels, *falls), fallen)
 
 
 def plans(case: Case, params: Params) -> list[Plan]:
@@ -136,52 +118,6 @@ def plans(case: Case, params: Params) -> list[Plan]:
     return made
 
 
-def _gates(linf: Curve, rows: Table, params: Params) -> tuple[Gate, ...]:
-    """Those of the profile."""
-    if params.profile == "robust":
-        return (_withstands(linf, params.robust),)
-    small = (epsilon for epsilon in linf.epsilons if epsilon <= SMALL)
-    return (*(_no_worse(linf, epsilon, params.margin) for epsilon in small),
-            _area(linf, rows, params.margin))  # fmt: skip
-
-
-def _no_worse(curve: Curve, epsilon: float, allowed: float) -> Gate:
-    student, teacher = curve.holds("student", epsilon), curve.holds("teacher", epsilon)
-    lost, gained = int((teacher & ~student).sum()), int((student & ~teacher).sum())
-    n = len(student)
-    return at_most(
-        f"adversarial.epsilon_{epsilon:g}",
-        tango_upper(lost, gained, n),
-        allowed,
-        f"Under attack within {epsilon:g} of the range, the student keeps {student.mean():.1%} of "
-        f"{n} rows and the teacher {teacher.mean():.1%} ({lost} rows lost, {gained} gained); the "
-        "upper 95 % bound of the loss is compared.",
-    )
-
-
-def _area(curve: Curve, rows: Table, allowed: float) -> Gate:
-    student, teacher = curve.areas("student"), curve.areas("teacher")
-    return at_most(
-        "adversarial.area",
-        paired_bootstrap_upper(teacher, student, rows.labels),
-        allowed,
-        f"Over all epsilons up to {curve.epsilons[-1]:g} of the range, the area under the "
-        f"student's accuracy is {student.mean():.1%} and under the teacher's {teacher.mean():.1%}; "
-        "the upper 95 % bound of the loss (paired bootstrap) is compared.",
-    )
-
-
-def _withstands(curve: Curve, robust: Robust) -> Gate:
-    holds = curve.holds("student", robust.epsilon)
-    return at_least(
-        "adversarial.robust",
-        wilson(int(holds.sum()), len(holds))[0],
-        robust.accuracy,
-        f"Under attack within {robust.epsilon:g} of the range, the student keeps "
-        f"{holds.mean():.1%} of {len(holds)} rows; the lower 95 % bound is compared.",
-    )
-
-
 def _lines(curve: Curve) -> list[dict[str, Any]]:
     """Each epsilon in the report; `disagree` is over the target rows."""
     return [
@@ -191,11 +127,17 @@ def _lines(curve: Curve) -> list[dict[str, Any]]:
             "student": rate(curve.holds("student", level.epsilon)),
             "teacher": rate(curve.holds("teacher", level.epsilon)),
             "attacks": {name: asdict(tried) for name, tried in level.attacks.items()},
-            "square_queries_median": level.queries,
+            "square_queries_median": float(np.median(level.queries))
+            if len(level.queries)
+            else None,
             "disagree": None if level.disagree is None else rate(level.disagree),
         }
         for level in curve.levels
     ]
+
+
+def _median(queries: NDArray[np.int64]) -> float | None:
+    return float(np.median(queries)) if len(queries) else None
 
 
 def _key(line: dict[str, Any]) -> str:

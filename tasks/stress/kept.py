@@ -39,7 +39,7 @@ def _of(case: Case, fallen: Fallen) -> pa.Table:
         pa.array([fallen.norm] * len(at), pa.string()),
         pa.array(fallen.epsilon[at], pa.float64()),
         pa.array([str(name) for name in fallen.attack[at]], pa.string()),
-        pa.array(list(images.reshape(len(at), -1)), pa.list_(pa.float32())),
+        pa.array(list(images.reshape(len(at), -1) if len(at) else []), pa.list_(pa.float32())),
     ]
     return pa.table(columns, schema=SCHEMA)
 

@@ -61,7 +61,7 @@ class Level:
 
     epsilon: float
     attacks: dict[str, Tried]
-    queries: float | None  # median of Square's; None where it met no row
+    queries: NDArray[np.int64]  # of Square, one a row that it met
     disagree: Flags | None  # rows where DIVA has the student wrong and the teacher right
 
 
@@ -166,8 +166,10 @@ def _diva(
     """DIVA on every target row that the teacher has right too, whether it has fallen or not."""
     assert case.teacher_network is not None  # noqa: S101 - asked before
     target, student = fallen.target, list(networks.values())[-1]  # the twin, where there is one
-    at = np.flatnonzero(correct(case.teacher(target.images), target.labels))
     disagree = np.zeros(len(target), dtype=bool)
+    if len(target) == 0:
+        return Tried(0, 0), disagree
+    at = np.flatnonzero(correct(case.teacher(target.images), target.labels))
     if len(at) == 0:
         return Tried(0, 0), disagree
 
@@ -191,17 +193,19 @@ def _diva(
     return fallen.note(at, images, margins, epsilon, DIVA), disagree
 
 
-def _square(case: Case, bounds: Ball, epsilon: float, fallen: Fallen) -> tuple[Tried, float | None]:
-    """Square on the ONNX session, on the rows that no gradient broke, and its median of queries."""
+def _square(
+    case: Case, bounds: Ball, epsilon: float, fallen: Fallen
+) -> tuple[Tried, NDArray[np.int64]]:
+    """Square on the ONNX session, on the rows that no gradient broke, and its queries of each."""
     at = fallen.standing
     if len(at) == 0:
-        return Tried(0, 0), None
+        return Tried(0, 0), at
     rows = fallen.target.take(at)
     random = generator(case.seed, "stress", SQUARE, bounds.norm, str(epsilon))
     images, margins, used = square(
         case.score, rows.images, rows.labels, bounds.take(at), case.budget.queries, random
     )
-    return fallen.note(at, images, margins, epsilon, SQUARE), float(np.median(used))
+    return fallen.note(at, images, margins, epsilon, SQUARE), used
 
 
 def teacher_falls(

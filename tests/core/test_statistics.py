@@ -12,6 +12,7 @@ from scipy.stats import binom, norm, t
 
 from tasks.core import metrics
 from tasks.core.statistics import (
+    anytime_lower,
     benjamini_hochberg,
     bootstrap_upper,
     clustered_bootstrap,
@@ -349,3 +350,45 @@ def test_adjusted_values_are_never_below_the_raw_and_keep_their_order(p: list[fl
 def test_a_p_value_that_is_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="lie in"):
         benjamini_hochberg([0.1, math.nan])
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.75, 0.98])
+def test_an_anytime_bound_is_crossed_by_few_however_often_one_looks(rate: float) -> None:
+    """The bound after all rows is the highest of any look, so it is asked once; Wilson's, looked at
+    after every row, is wrong far more often than it says."""
+    drawn = np.random.default_rng(0).random((400, 400)) < rate
+
+    crossed = np.mean([anytime_lower(row) > rate for row in drawn])
+    peeked = np.mean(
+        [
+            any(wilson(int(k), n)[0] > rate for n, k in enumerate(row.cumsum(), start=1))
+            for row in drawn[:100]
+        ]
+    )
+
+    assert crossed <= 0.05
+    assert peeked > 0.1
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_an_anytime_bound_nears_the_mean_the_sooner_the_less_values_differ(spread: float) -> None:
+    values = 0.5 + spread * np.tile([1.0, -1.0], 500)
+    bound = anytime_lower(values)
+
+    assert 0.5 - (0.02 if spread == 0 else 0.06) < bound < 0.5
+    assert bound > anytime_lower(np.tile([1.0, 0.0], 500))
+
+
+@given(st.lists(st.floats(0, 1), max_size=60), st.lists(st.floats(0, 1), max_size=20))
+def test_an_anytime_bound_never_falls_as_rows_come_in(
+    values: list[float], more: list[float]
+) -> None:
+    before, after = np.array(values), np.array(values + more)
+
+    assert 0 <= anytime_lower(before) <= anytime_lower(after) < 1
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
+def test_values_that_cannot_be_bet_on_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="lie in"):
+        anytime_lower(np.array([0.5, value]))

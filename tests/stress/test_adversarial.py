@@ -17,14 +17,16 @@ from tasks.core.metrics import correct
 from tasks.core.session import open_session
 from tasks.core.twin import Twin
 from tasks.stress import adversarial, ladder
-from tasks.stress.adversarial import Curve, Params, Robust, plans, run
+from tasks.stress.adversarial import Params, plans, run
 from tasks.stress.attacks import apgd as climbing
 from tasks.stress.attacks import objectives
 from tasks.stress.budget import BUDGETS, Budget
 from tasks.stress.case import Case, Outcome, load_case
+from tasks.stress.curve import Curve
 from tasks.stress.kept import rescore
 from tasks.stress.ladder import Fallen, Plan, descend, teacher_falls
 from tasks.stress.masking import masking
+from tasks.stress.profiles import Robust
 
 PARAMS = Params(
     linf=(0.1, 0.015),
@@ -285,7 +287,7 @@ def test_masked_gradients_are_caught_by_all_three_signs(digits, tmp_path: Path) 
     rows = case.test.take(case.sample(case.budget.attacked))
     target = rows.take(correct(case.score(rows.images), rows.labels))
     networks: dict[str, nn.Module] = {"float": blind}
-    searching = replace(case, budget=Budget(64, 64, steps=6, queries=100))
+    searching = replace(case, budget=Budget(64, 64, 64, steps=6, queries=100))
     fallen, _ = descend(searching, networks, target, Plan("linf", (0.15,), frozenset()))
     results, gates = masking(searching, networks, target, fallen.by("square"))
     assert results["gradients"] == {"float": 0.0}
@@ -302,7 +304,7 @@ def zero(*arguments: object) -> tuple[np.ndarray, ...]:
 def test_an_attack_that_lost_its_gradients_is_caught(
     digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = replace(digits.case(), budget=Budget(64, 64, steps=5, queries=200))
+    case = replace(digits.case(), budget=Budget(64, 64, 64, steps=5, queries=200))
     sound = run(case, PARAMS.model_copy(update={"l2": ()}))
     monkeypatch.setattr(climbing, "slope", zero)
     weak = run(case, PARAMS.model_copy(update={"l2": ()}))
@@ -312,7 +314,7 @@ def test_an_attack_that_lost_its_gradients_is_caught(
 
 
 def test_an_attack_that_takes_tiny_steps_is_caught(digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = replace(digits.case(), budget=Budget(64, 64, steps=5, queries=200))
+    case = replace(digits.case(), budget=Budget(64, 64, 64, steps=5, queries=200))
     honest = climbing.apgd
 
     def feeble(objective, images, labels, bounds, *rest, judge=None):
