@@ -45,9 +45,9 @@ def rows(command: str) -> list[Row]:
 def used(count: int) -> float:
     """Calibrate on `count` rows in this process; its peak in MB."""
     deterministic(0, threads=1)
-    spec = read_spec(reference.FOLDER / "student")
+    spec = read_spec(reference.STANDARD / "student")
     learn = table(test=False)
-    graph = export(folded(load_network(reference.FOLDER / "student", spec).eval()), spec.data)
+    graph = export(folded(load_network(reference.STANDARD / "student", spec).eval()), spec.data)
     method = Calibration(rows=count, method="percentile", percentile=99.99)
     calibrate(graph, calibration_rows(learn, count), method)
     return peak()

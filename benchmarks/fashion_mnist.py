@@ -45,7 +45,7 @@ def run() -> list[Row]:
         if not folder.exists():
             clone(folder)
             _seeded(folder)
-        _ran(folder)
+        ran(folder)
         return _rows(folder)
     finally:
         if not kept:
@@ -76,8 +76,8 @@ def _alone(seed: int) -> str:
     return f"labels_{seed}"
 
 
-def _ran(folder: Path) -> None:
-    """`stillhouse run`; its lines are shown as they come."""
+def ran(folder: Path) -> None:
+    """`stillhouse run` in a clone; its lines are shown as they come."""
     done = subprocess.run([*STILLHOUSE, "run"], cwd=folder, check=False)
     if done.returncode not in (0, REFUSED):
         raise RuntimeError(f"stillhouse run ended with {done.returncode}")
@@ -88,15 +88,15 @@ def _rows(folder: Path) -> list[Row]:
     data = read_fingerprint(folder / "data" / "fingerprint.json").data
     test = read_split("test", data, folder / "data")
     models = folder / "models"
-    teacher = _hits(models / "teacher", test)
-    taught = np.stack([_hits(models / _taught(s), test) for s in range(SEEDS)])
-    alone = np.stack([_hits(models / _alone(s), test) for s in range(SEEDS)])
+    teacher = hits(models / "teacher", test)
+    taught = np.stack([hits(models / _taught(s), test) for s in range(SEEDS)])
+    alone = np.stack([hits(models / _alone(s), test) for s in range(SEEDS)])
     size = read_spec(models / "teacher").parameters / read_spec(models / STUDENT).parameters
     differences = taught.astype(np.int64) - alone.astype(np.int64)
     least, _ = clustered_bootstrap(differences)
     spent = read_json(folder / "measured" / "teacher.json")
     trained = os.environ.get(TEACHER) != "reference"
-    reached = {p.name: float(_hits(p, test).mean()) for p in sorted(models.iterdir())}
+    reached = {p.name: float(hits(p, test).mean()) for p in sorted(models.iterdir())}
     return [
         row("teacher's test accuracy (10,000 rows)", teacher.mean(), "", ">= 0.94", COMMAND),
         *([row("teacher, one thread", spent["cpu_seconds"] / 60, "CPU-min", "<= 25", COMMAND)]
@@ -110,10 +110,10 @@ def _rows(folder: Path) -> list[Row]:
         row("gain over labels alone, points", 100 * differences.mean(), "", "", COMMAND, SEEDS),
         row("its lower bound (95 %, rows and seeds resampled), points",
             100 * least, "", ">= 0", COMMAND, SEEDS),
-        *reference.compared(folder, reached, COMMAND),
+        *reference.compared(reference.STANDARD, folder, reached, COMMAND),
     ]  # fmt: skip
 
 
-def _hits(folder: Path, test: Table) -> NDArray[np.bool_]:
+def hits(folder: Path, test: Table) -> NDArray[np.bool_]:
     """Which test rows the model in `folder` has right."""
     return correct(load_scorer(folder)(test.images), test.labels)

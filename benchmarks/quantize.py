@@ -64,9 +64,9 @@ def run() -> list[Row]:
     """All rows of the table."""
     deterministic(0, threads=1)
     learn, test = table(test=False), table(test=True)
-    spec = read_spec(reference.FOLDER / "student")
+    spec = read_spec(reference.STANDARD / "student")
     images = calibration_rows(learn, CALIBRATION.rows)[:]
-    student = files(load_network(reference.FOLDER / "student", spec), spec, images)
+    student = files(load_network(reference.STANDARD / "student", spec), spec, images)
     sizes = {w: files(untrained(w, spec), spec, images) for w in (*SIZES, TWENTY)}
     with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as scratch:
         others = rivals(Path(scratch), student.graph, images)
@@ -102,7 +102,7 @@ def untrained(widths: tuple[int, ...], spec: ModelSpec) -> ResidualNetwork:
 
 def accuracy_rows(student: Files, test: Table) -> list[Row]:
     """What static int8, and the file that the pipeline shipped, lose to the float student."""
-    kept = (reference.FOLDER / "student" / reference.SHIPPED).read_bytes()
+    kept = (reference.STANDARD / "student" / reference.SHIPPED).read_bytes()
     return [
         row(f"accuracy lost to the float student, {name}: upper bound (95 %, paired), points",
             100 * bound(student.float32, content, test), "", "<= 0.3", COMMAND)
@@ -146,7 +146,7 @@ def speed_rows(sizes: dict[tuple[int, ...], Files], test: Table) -> list[Row]:
 
 def teacher_rows(student: Files, test: Table) -> list[Row]:
     """The shipped student against its teacher as people run it, in PyTorch."""
-    folder = reference.FOLDER / "teacher"
+    folder = reference.STANDARD / "teacher"
     spec = read_spec(folder)
     net, image = load_network(folder, spec), torch.from_numpy(test.images[:1].astype(np.float32))
 

@@ -1,8 +1,9 @@
 """The trained Fashion-MNIST models that other benchmarks start from: committed, small, checked.
 
-Weights are kept as float16 (half the bytes; `make bench-distill` shows what that changes), so a
-reference's digest is that of its own file. `STILLHOUSE_REFERENCE=write make bench-fashion-mnist`
-replaces them; without that, what was trained is compared with them.
+`standard` is the chain of `make bench-fashion-mnist`, `robust` that of `make bench-robust`. Weights
+are kept as float16 (half the bytes; `make bench-distill` shows what that changes), so a reference's
+digest is that of its own file. `STILLHOUSE_REFERENCE=write` before the command replaces them;
+without that, what was trained is compared with them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tasks.core.tables import Table
 from tasks.modalities.vision.scorers import load_scorer
 
 FOLDER = Path(__file__).parent / "reference"
+STANDARD, ROBUST = FOLDER / "standard", FOLDER / "robust"
 WRITE = "STILLHOUSE_REFERENCE"
 SHIPPED = "model.onnx"
 KEPT = ("teacher", "student")
@@ -42,12 +44,12 @@ class Reference(Section):
     files: dict[str, str] = Field(default_factory=dict)
 
 
-def compared(run: Path, reached: dict[str, float], command: str) -> list[Row]:
-    """Rows that set a finished run beside the references; with `STILLHOUSE_REFERENCE=write`, or the
-    first time, the run's models become the references before."""
-    if os.environ.get(WRITE) == "write" or not FOLDER.is_dir():
-        write(run, reached, command)
-    known = read()
+def compared(folder: Path, run: Path, reached: dict[str, float], command: str) -> list[Row]:
+    """Rows that set a finished run beside the references in `folder`; with
+    `STILLHOUSE_REFERENCE=write`, or the first time, its models become the references before."""
+    if os.environ.get(WRITE) == "write" or not folder.is_dir():
+        write(folder, run, reached, command)
+    known = read(folder)
     worst = max(abs(known.accuracy[name] - reached[name]) for name in KEPT)
     same = all(_halved(run / "models" / n) == known.files[f"{n}/{WEIGHTS}"] for n in KEPT)
     size = sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file())
@@ -55,46 +57,46 @@ def compared(run: Path, reached: dict[str, float], command: str) -> list[Row]:
         row("retrained models: largest change of test accuracy against the references", worst, "",
             "<= 0.005", command),
         row("retrained models: weights identical to the references", float(same), "", "", command),
-        row("committed references", size / 1e6, "MB", "<= 3", command),
+        row("all committed references", size / 1e6, "MB", "<= 3", command),
     ]  # fmt: skip
 
 
-def write(run: Path, reached: dict[str, float], command: str) -> None:
-    """Keep the chain of a finished run as the references."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
+def write(folder: Path, run: Path, reached: dict[str, float], command: str) -> None:
+    """Keep the chain of a finished run as the references in `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
     for name in KEPT:
         spec = read_spec(run / "models" / name)
-        digest = write_weights(FOLDER / name / WEIGHTS, _half(run / "models" / name))
-        write_spec(FOLDER / name, spec.model_copy(update={"sha256": digest}))
+        digest = write_weights(folder / name / WEIGHTS, _half(run / "models" / name))
+        write_spec(folder / name, spec.model_copy(update={"sha256": digest}))
         if (run / "ship" / name / SHIPPED).is_file():
-            shutil.copyfile(run / "ship" / name / SHIPPED, FOLDER / name / SHIPPED)
-    files = {p.relative_to(FOLDER).as_posix(): sha256(p) for p in sorted(FOLDER.rglob("*.*"))}
+            shutil.copyfile(run / "ship" / name / SHIPPED, folder / name / SHIPPED)
+    files = {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*.*"))}
     content = Reference(command=command, accuracy=reached, files=files)
-    write_json(FOLDER / "reference.json", content.model_dump(mode="json"))
+    write_json(folder / "reference.json", content.model_dump(mode="json"))
 
 
-def read() -> Reference:
-    """The references' page; every file is checked against its digest."""
-    path = FOLDER / "reference.json"
+def read(folder: Path) -> Reference:
+    """The page of the references in `folder`; every file is checked against its digest."""
+    path = folder / "reference.json"
     known = check(Reference, read_json(path), where=str(path))
     for name, digest in known.files.items():
-        if not (FOLDER / name).is_file() or sha256(FOLDER / name) != digest:
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise DataError(
-                f"{FOLDER / name}: is not the file that {path} names; check it out again"
+                f"{folder / name}: is not the file that {path} names; check it out again"
             )
     return known
 
 
-def floats(name: str) -> dict[str, torch.Tensor]:
-    """The committed weights of model `name` as float32."""
-    weights = read_weights(FOLDER / name / WEIGHTS)
+def floats(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The weights of model `name` of the references in `folder`, as float32."""
+    weights = read_weights(folder / name / WEIGHTS)
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
 def given(folder: Path) -> Path:
-    """The committed teacher as one that was trained elsewhere, in a folder below `folder`."""
-    spec, into = read_spec(FOLDER / "teacher"), folder / "teacher"
-    write_weights(into / WEIGHTS, floats("teacher"))
+    """The standard teacher as one that was trained elsewhere, in a folder below `folder`."""
+    spec, into = read_spec(STANDARD / "teacher"), folder / "teacher"
+    write_weights(into / WEIGHTS, floats(STANDARD, "teacher"))
     known = spec.model_dump(mode="json", include={"architecture", "normalisation"})
     said = {"classes": list(spec.data.classes), "shape": list(spec.data.shape), **known}
     write_json(into / "spec.json", said)
@@ -103,15 +105,27 @@ def given(folder: Path) -> Path:
 
 def rescored(test: Table, command: str) -> list[Row]:
     """Test accuracy of every committed model, float and shipped."""
-    known = read()
+    return [line for folder in (STANDARD, ROBUST) for line in _rescored(folder, test, command)]
+
+
+def _rescored(folder: Path, test: Table, command: str) -> list[Row]:
+    known = read(folder)
     rows: list[Row] = []
     for name in KEPT:
         trained = known.accuracy[name]
-        logits = load_scorer(FOLDER / name)(test.images)
-        rows.append(_scored(f"reference {name}, float16 weights", logits, test, trained, command))
-        if (FOLDER / name / SHIPPED).is_file():
-            logits, _ = score(open_session(FOLDER / name / SHIPPED), test.images)
-            rows.append(_scored(f"reference {name}, as shipped", logits, test, trained, command))
+        logits = load_scorer(folder / name)(test.images)
+        rows.append(
+            _scored(
+                f"{folder.name} reference {name}, float16 weights", logits, test, trained, command
+            )
+        )
+        if (folder / name / SHIPPED).is_file():
+            logits, _ = score(open_session(folder / name / SHIPPED), test.images)
+            rows.append(
+                _scored(
+                    f"{folder.name} reference {name}, as shipped", logits, test, trained, command
+                )
+            )
     return rows
 
 

@@ -35,7 +35,7 @@ from tasks.stress.budget import BUDGETS
 from tasks.stress.ladder import judged
 
 COMMAND = "make bench-stress"
-STUDENT = reference.FOLDER / "student"
+STUDENT = reference.STANDARD / "student"
 MODEL = STUDENT / reference.SHIPPED
 CI = BUDGETS["ci"]
 SMALL, EIGHT, TENTH = 2 / 255, 8 / 255, 0.1  # epsilons

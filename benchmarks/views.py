@@ -77,7 +77,7 @@ def run() -> list[Row]:
 
 def _banked(scratch: Path, rows: Rows, views: Views) -> Bank:
     """The reference teacher's bank of one view an epoch."""
-    folder = reference.FOLDER / "teacher"
+    folder = reference.STANDARD / "teacher"
     spec = read_spec(folder)
     print(f"bench-views: banking {views.count} views of {len(rows):,} rows", flush=True)
     score, asked, form = network_scorer(load_network(folder, spec)), views.model_dump(), BankForm()
@@ -97,12 +97,12 @@ def _right(
     seed: int,
 ) -> NDArray[np.bool_]:
     """Which of the `held` rows a student of `seed` has right that saw the first `count` views."""
-    spec, view = read_spec(reference.FOLDER / "student"), viewer(rows, views)
+    spec, view = read_spec(reference.STANDARD / "student"), viewer(rows, views)
     assert spec.normalisation is not None
     torch.manual_seed(seed)
     net = build(rung.architecture, spec.data, spec.normalisation)
     training = rung.training.model_dump() | {"epochs": EPOCHS, "seed": seed}
-    above = reference.FOLDER / "teacher"
+    above = reference.STANDARD / "teacher"
     loss, signal = taught_by("student", rung, net, above, read_spec(above), bank, threads=1)
     train(
         net,

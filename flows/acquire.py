@@ -19,6 +19,8 @@ from tasks.core.params import read
 if TYPE_CHECKING:
     from flows.params import Params
     from tasks.core.tables import Schema
+    from tasks.ingest.params import DataParams
+    from tasks.modalities.vision.snapshot import Kind
     from tasks.modalities.vision.teachers import Given
     from tasks.teach.params import TeachParams
 
@@ -45,12 +47,21 @@ def acquire(checkout: Checkout, params: Params) -> None:
         checkout.root / RAW,
         _fits,
         params.data.classes,
-        _located(checkout, params.data.transfer),
+        _unlabelled(checkout, params.data),
         former(checkout, params),
         params.data.subgroups,
     )
     if changed or not known:
         track(checkout)
+
+
+def _unlabelled(checkout: Checkout, data: DataParams) -> dict[Kind, Path]:
+    """Where images without labels lie, by what they are for."""
+    named: dict[Kind, Path | None] = {
+        "transfer": _located(checkout, data.transfer),
+        "strangers": _located(checkout, data.strangers),
+    }
+    return {kind: path for kind, path in named.items() if path is not None}
 
 
 def _given(checkout: Checkout, teach: TeachParams) -> list[Given]:

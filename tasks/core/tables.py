@@ -20,7 +20,7 @@ from tasks.core.files import read_json, whole
 from tasks.core.params import Section, check
 
 SPLITS = ("train", "val", "test")
-UNLABELLED = -1  # the label of a row of the transfer set
+UNLABELLED = -1  # the label of a row of the transfer set, and of a stranger
 DATA = Path("data")
 
 
@@ -42,8 +42,8 @@ class Split(Section):
     sha256: str
 
 
-class Transfer(Section):
-    """The unlabelled table; `left_out` of the images given come twice or are labelled elsewhere."""
+class Unlabelled(Section):
+    """A table without labels; `left_out` of the images given come twice or are labelled elsewhere."""
 
     rows: int
     left_out: int
@@ -64,7 +64,8 @@ class Fingerprint(Section):
     mean: float
     std: float
     copies_of_test: int | None = None
-    transfer: Transfer | None = None
+    transfer: Unlabelled | None = None
+    strangers: Unlabelled | None = None
     digest: str
 
 

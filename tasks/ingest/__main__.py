@@ -1,4 +1,4 @@
-"""Raw snapshot -> train, val, test and transfer tables, with their fingerprint."""
+"""Raw snapshot -> train, val, test, transfer and strangers tables, with their fingerprint."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ from tasks.core.tables import (
     Fingerprint,
     Split,
     Table,
-    Transfer,
+    Unlabelled,
     write_table,
 )
 from tasks.ingest.params import Shares
 from tasks.ingest.split import row_id, sides
-from tasks.modalities.vision.snapshot import Pixels, read_snapshot, read_transfer
+from tasks.modalities.vision.snapshot import (
+    KINDS,
+    Kind,
+    SnapshotInfo,
+    read_snapshot,
+    read_unlabelled,
+)
 
 
 def run(_: list[str]) -> None:
@@ -47,7 +53,7 @@ def run(_: list[str]) -> None:
     tested = order[side[order] == "test"]
     groups = {name: np.array(values)[tested].tolist() for name, values in images.groups.items()}
     write_subgroups(SUBGROUPS, np.array(ids)[tested].tolist(), groups)
-    transfer = _write_transfer(read_transfer(DATA / "raw", info), set(ids))
+    unlabelled = {kind: _write_unlabelled(kind, info, set(ids)) for kind in KINDS}
     train = table.take(side[order] == "train").images
     content: dict[str, Any] = {
         "format": "stillhouse/fingerprint/1",
@@ -59,8 +65,9 @@ def run(_: list[str]) -> None:
     }
     if copies:
         content["copies_of_test"] = copies
-    if info.transfer is not None:
-        content["transfer"] = transfer.model_dump(mode="json")
+    for kind, written in unlabelled.items():
+        if getattr(info, kind) is not None:
+            content[kind] = written.model_dump(mode="json")
     fingerprint = Fingerprint.model_validate({**content, "digest": digest(content)})
     write_json(DATA / "fingerprint.json", fingerprint.model_dump(mode="json", exclude_none=True))
 
@@ -79,21 +86,22 @@ def _write(split: str, part: Table, classes: tuple[str, ...]) -> Split:
     )
 
 
-def _write_transfer(images: Pixels, labelled: set[str]) -> Transfer:
-    """The transfer table: each image once, and none that is in a labelled table; perhaps empty."""
+def _write_unlabelled(kind: Kind, info: SnapshotInfo, labelled: set[str]) -> Unlabelled:
+    """A table without labels: each image once, and none that is in a labelled table; perhaps empty."""
+    images = read_unlabelled(DATA / "raw", info, kind)
     ids, first = np.unique(np.array([row_id(i) for i in images], dtype="U64"), return_index=True)
     new = np.array([row not in labelled for row in ids.tolist()], dtype=bool)
     rows, index = ids[new], first[new]
     labels: NDArray[np.int64] = np.full(len(rows), UNLABELLED, dtype=np.int64)
-    path = DATA / "transfer.parquet"
+    path = DATA / f"{kind}.parquet"
     write_table(path, Table(rows, labels, images[index]))
     left_out = len(images) - len(rows)
     if len(images):
         print(
-            f"ingest: transfer {len(rows):,} rows; {left_out:,} left out, which come twice or are "
+            f"ingest: {kind} {len(rows):,} rows; {left_out:,} left out, which come twice or are "
             "in a labelled table"
         )
-    return Transfer(rows=len(rows), left_out=left_out, sha256=sha256(path))
+    return Unlabelled(rows=len(rows), left_out=left_out, sha256=sha256(path))
 
 
 if __name__ == "__main__":

@@ -38,14 +38,15 @@ class Shares(Section):
 
 class DataParams(Section):
     """`data`. `classes` names the labels of idx files, from 0; `transfer` is a folder or a Parquet
-    of images without labels; `subgroups` names columns of a Parquet whose values are judged each by
-    itself."""
+    of images without labels, and so is `strangers`, of images that are none of the data;
+    `subgroups` names columns of a Parquet whose values are judged each by itself."""
 
     source: Literal["digits", "images", "parquet", "idx"]
     path: PurePath | None = None
     classes: tuple[str, ...] | None = Field(default=None, min_length=2)
     split: Shares
     transfer: PurePath | None = None
+    strangers: PurePath | None = None
     subgroups: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @model_validator(mode="after")

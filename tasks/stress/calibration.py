@@ -2,12 +2,14 @@
 
 Confidence is the plain softmax of the final model's logits: what a consumer computes from them. A
 row may be refused because the answer is doubtful (selective risk) or because it is none of the data
-(out of distribution; `ood` names kinds of strangers, made from the test rows).
+(out of distribution): `ood` names kinds of strangers, made from the test rows, and those that
+`data.strangers` gives are asked too.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from tasks.stress.case import Case, Outcome, finite
 from tasks.stress.separation import auc_bounds, passing
 
 RUNS = 500  # of the bootstrap
+GIVEN = "given"  # strangers that `data.strangers` brings
 COVERAGES = (0.8, 0.9, 1.0)  # shares of the rows, most confident first
 Labels = NDArray[np.int64]
 
@@ -58,7 +61,7 @@ def run(case: Case, params: Params) -> Outcome:
         derived(case.seed, "stress", "calibration"),
     )
     student = _measures(logits, labels)
-    strangers = {kind: _told_apart(case, kind) for kind in params.ood}
+    strangers = {kind: _told_apart(case, kind, images) for kind, images in _strangers(case, params)}
     results = {
         "student": student | {"ece_upper": upper},
         "teacher": _measures(case.teacher_logits, labels),
@@ -98,22 +101,31 @@ def _measures(logits: NDArray[np.float32], labels: Labels) -> dict[str, Any]:
     }
 
 
-def _told_apart(case: Case, kind: Kind) -> dict[str, Any]:
-    """How well two scores tell test rows from strangers made of them: AUROC and FPR95.
+def _strangers(case: Case, params: Params) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Kinds of strangers and raw images of each: made from sampled rows, or given."""
+    rows = case.test.images[case.sample(case.budget.corrupted)]
+    for kind in params.ood:
+        yield kind, outliers(kind, rows, case.data, generator(case.seed, "stress", "ood", kind))
+    if len(case.strangers):
+        order = generator(case.seed, "stress", "ood", GIVEN).permutation(len(case.strangers))
+        yield GIVEN, case.strangers[np.sort(order[: case.budget.corrupted])]
+
+
+def _told_apart(case: Case, kind: str, images: NDArray[np.generic]) -> dict[str, Any]:
+    """How well two scores tell sampled test rows from strange `images`: AUROC and FPR95.
 
     The largest probability (Hendrycks & Gimpel, 2017), and the energy, which is the logarithm of
     the sum of exponentiated logits (Liu et al., 2020).
     """
     index = case.sample(case.budget.corrupted)
-    random = generator(case.seed, "stress", "ood", kind)
     own = case.student_logits[index]
-    strange = case.score(outliers(kind, case.test.images[index], case.data, random))
+    strange = case.score(images)
     scores = {
         "confidence": (softmax(strange).max(axis=1), softmax(own).max(axis=1)),
         "energy": (_energy(strange), _energy(own)),
     }
     seed = derived(case.seed, "stress", "ood", kind, "bootstrap")
-    return {"rows": len(index)} | {
+    return {"rows": len(images)} | {
         name: {"auroc": auc_bounds(theirs, ours, seed), "fpr95": passing(theirs, ours, 0.95)}
         for name, (theirs, ours) in scores.items()
     }
@@ -123,7 +135,7 @@ def _energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(logsumexp(logits.astype(np.float64), axis=1))
 
 
-def _ood_gate(strangers: dict[Kind, dict[str, Any]], bound: float) -> Gate:
+def _ood_gate(strangers: dict[str, dict[str, Any]], bound: float) -> Gate:
     """On the kind that confidence tells worst from the data."""
     kind = min(strangers, key=lambda kind: strangers[kind]["confidence"]["auroc"]["low"])
     found = strangers[kind]["confidence"]

@@ -54,6 +54,7 @@ class Case:
     float_network: nn.Module  # the float student that `model` was quantized from
     budget: Budget
     subgroups: Mapping[str, NDArray[np.str_]]  # declared column -> value (N,) of each test row
+    strangers: NDArray[np.generic]  # images that are none of the data; perhaps none
     seed: int
 
     def score(self, images: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -127,6 +128,7 @@ def load_case(student: str, budget: Budget, seed: int) -> Case:
         float_network=_float_network(folder),
         budget=budget,
         subgroups=read_subgroups(SUBGROUPS, test.rows),
+        strangers=read_split("strangers", data).images,
         seed=seed,
     )
 

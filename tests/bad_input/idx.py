@@ -119,14 +119,19 @@ IDX = (
         ("more: no such folder or file", "correct data.transfer"),
     ),
     Case(
+        "strangers that are not there",
+        params({"data.strangers": "more"}),
+        ("more: no such folder or file", "correct data.strangers"),
+    ),
+    Case(
         "a transfer set with labels",
         transfer(DARK, label=["0"] * 3),
-        ("more.parquet: a transfer set has no labels", "remove the column 'label'"),
+        ("more.parquet: data.transfer has no labels", "remove the column 'label'"),
     ),
     Case(
         "a transfer set in folders of classes",
         _classes_of_transfer,
-        ("more/seven: images of a transfer set have no classes", "move them up"),
+        ("more/seven: images of data.transfer have no classes", "move them up"),
     ),
     Case(
         "a transfer set of another size",

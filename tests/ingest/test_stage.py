@@ -12,7 +12,7 @@ from tasks.core.subgroups import SUBGROUPS, read_subgroups
 from tasks.core.tables import QUARANTINE, UNLABELLED, Schema, read_fingerprint, read_split
 from tasks.ingest.__main__ import run
 from tasks.ingest.split import row_id
-from tasks.modalities.vision.snapshot import Images, write_snapshot
+from tasks.modalities.vision.snapshot import Images, Kind, write_snapshot
 
 SHARES = "{train: 0.6, val: 0.2, test: 0.2}"
 GIVEN = "{train: 0.8, val: 0.2, test: given}"
@@ -34,11 +34,13 @@ def ingested(
     split: str,
     test: NDArray[np.bool_] | None = None,
     transfer: Pixels | None = None,
+    strangers: Pixels | None = None,
 ) -> Schema:
     """Write a snapshot and run the stage on it."""
     labels = ["ab"[i % 2] for i in range(len(pixels))]
     images = Images(pixels, labels, [f"row {i}" for i in range(len(pixels))], ("b", "a"), test)
-    extra = None if transfer is None else (transfer, ["x"] * len(transfer))
+    named: dict[Kind, Pixels | None] = {"transfer": transfer, "strangers": strangers}
+    extra = {kind: (more, ["x"] * len(more)) for kind, more in named.items() if more is not None}
     write_snapshot(Path("data/raw"), images, (0.0, 255.0), "a test", extra)
     Path("params.yaml").write_text(f"data:\n  split: {split}\n")
     run([])
@@ -135,6 +137,27 @@ def test_the_transfer_set_counts_in_the_digest_of_the_data_and_none_is_an_empty_
         found = 0 if transfer is None else len(transfer)
         assert len(read_split("transfer", schema)) == found
     assert len(set(digests)) == 3
+
+
+def test_strangers_have_a_table_of_their_own_that_nothing_learns_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labelled, new = pictures(60), pictures(10, seed=1)
+    empty_quarantine()
+    without = read_fingerprint_of(labelled)
+
+    schema = ingested(labelled, SHARES, strangers=np.concatenate([new, labelled[:3]]))
+
+    assert rows("strangers", schema) == {row_id(image) for image in new}
+    assert "strangers 10 rows; 3 left out" in capsys.readouterr().out
+    assert len(read_split("transfer", schema)) == 0
+    assert len(read_rows(schema, transfer=True)) == len(read_split("train", schema))
+    assert read_fingerprint().digest != without
+
+
+def read_fingerprint_of(labelled: Pixels) -> str:
+    ingested(labelled, SHARES)
+    return read_fingerprint().digest
 
 
 def test_rows_without_a_transfer_set_are_the_training_rows() -> None:

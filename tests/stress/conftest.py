@@ -152,6 +152,7 @@ def write_world(
     write_table(folder / "data/train.parquet", train)
     write_table(folder / "data/test.parquet", test)
     write_subgroups(folder / "data/subgroups.parquet", test.rows.tolist(), {})
+    write_table(folder / "data/strangers.parquet", test.take(np.arange(0)))
     pq.write_table(QUARANTINE.empty_table(), folder / "data/quarantine.parquet")
     split = Split(rows=len(test), per_class={}, sha256=sha256(folder / "data/test.parquet"))
     page = Fingerprint(

@@ -151,3 +151,22 @@ def test_strangers_are_measured_only_where_the_preset_names_them_and_gated_only_
 def test_strangers_that_cannot_be_are_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ParamsError, match=said):
         check(calibration.Params, {"ece": 0.3, **wrong}, "params.yaml: stress.calibration")
+
+
+def test_given_strangers_are_asked_too_and_the_gate_is_on_the_kind_told_worst(digits) -> None:
+    case = digits.case()
+    rows = case.test.images
+    asked = calibration.Params(ece=0.3, ood=("noise",), ood_auroc=0.6)
+
+    none = calibration.run(case, asked)
+    dark = calibration.run(replace(case, strangers=np.zeros_like(rows[:20])), asked)
+    same = calibration.run(replace(case, strangers=rows), asked)
+
+    assert set(none.results["ood"]) == {"noise"}
+    assert set(dark.results["ood"]) == {"noise", "given"}
+    assert dark.results["ood"]["given"]["rows"] == 20
+    assert dark.results["summary"]["auroc_given"] != 0.5
+    found = same.results["ood"]["given"]["confidence"]["auroc"]
+    assert found["value"] == pytest.approx(0.5, abs=0.1)
+    assert "'given'" in same.gates[1].why
+    assert not same.gates[1].passed, "what is of the data cannot be told from it"

@@ -16,7 +16,7 @@ from tasks.core.tables import Schema
 from tasks.stress.edge_cases import legal
 
 REFERENCE = (
-    Path(__file__).parents[2] / "benchmarks/reference/student/model.onnx"
+    Path(__file__).parents[2] / "benchmarks/reference/standard/student/model.onnx"
 )  # int8, as shipped
 DATA = Schema(
     modality="vision", shape=(1, 28, 28), dtype="uint8", range=(0, 255), classes=tuple("0123456789")

@@ -10,7 +10,7 @@ import filecmp
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,14 @@ from tasks.core.errors import DataError
 from tasks.core.files import blamed_on
 from tasks.core.tables import Schema
 from tasks.modalities.vision.decoding import size
-from tasks.modalities.vision.snapshot import Images, Pixels, checked, finite, write_snapshot
+from tasks.modalities.vision.snapshot import (
+    Images,
+    Kind,
+    Pixels,
+    checked,
+    finite,
+    write_snapshot,
+)
 from tasks.modalities.vision.sources.digits import digits
 from tasks.modalities.vision.sources.folder import labelled_folder, unlabelled_folder
 from tasks.modalities.vision.sources.idx import idx_files
@@ -27,7 +34,6 @@ from tasks.modalities.vision.sources.parquet import labelled_parquet, unlabelled
 from tasks.modalities.vision.teachers import Given, copy_teachers
 
 Fits = Callable[[Given, Schema], object]
-Transfer = tuple[Pixels, list[str]]
 
 
 def take(
@@ -37,17 +43,17 @@ def take(
     folder: Path,
     fits: Fits | None = None,
     classes: tuple[str, ...] | None = None,
-    transfer: Path | None = None,
+    unlabelled: Mapping[Kind, Path] | None = None,
     start: Callable[[Path, Schema], None] | None = None,
     subgroups: Sequence[str] = (),
 ) -> bool:
     """Write the snapshot of `source` (and given teachers) to `folder`; True if anything changed.
 
     `source`: "digits", "images" (a folder with one sub-folder per class), "parquet", or "idx" (a
-    folder of MNIST's four files, whose labels `classes` names). `transfer`: images without labels,
-    a folder or a Parquet. `fits` sees a teacher and the data, and raises if the one cannot
-    teach the other; `subgroups` names further columns of a Parquet; `start` writes former weights
-    to the folder that it is given, or raises.
+    folder of MNIST's four files, whose labels `classes` names). `unlabelled`: a folder or a Parquet
+    of images without labels, by what they are for. `fits` sees a teacher and the data, and raises
+    if the one cannot teach the other; `subgroups` names further columns of a Parquet; `start`
+    writes former weights to the folder that it is given, or raises.
     """
     images = _labelled(source, path, classes, subgroups)
     name = "scikit-learn digits" if path is None else f"{source} {path.name}"
@@ -55,12 +61,15 @@ def take(
     if images.test is None:  # what is published stays as it is: validate sets such rows aside
         unambiguous(images, str(path or name))
     value_range = (0.0, 16.0) if source == "digits" else _range(images.pixels)
-    unlabelled = None if transfer is None else _transfer(transfer, images, value_range)
+    more = {
+        kind: _unlabelled(kind, path, images, value_range)
+        for kind, path in (unlabelled or {}).items()
+    }
     with blamed_on(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            info = write_snapshot(fresh, images, value_range, name, unlabelled)
+            info = write_snapshot(fresh, images, value_range, name, more)
             copy_teachers(teachers or (), fresh / "teacher")
             for teacher in teachers or ():
                 if fits is not None:
@@ -82,11 +91,14 @@ def _labelled(
     return labelled_folder(path) if source == "images" else labelled_parquet(path, subgroups)
 
 
-def _transfer(path: Path, images: Images, value_range: tuple[float, float]) -> Transfer:
-    """The images of a transfer set, which must be such as the labelled ones are."""
+def _unlabelled(
+    kind: Kind, path: Path, images: Images, value_range: tuple[float, float]
+) -> tuple[Pixels, list[str]]:
+    """Images without labels and their origins; they must be such as the labelled ones are."""
     if not path.exists():
-        raise DataError(f"{path}: no such folder or file; correct data.transfer")
-    pixels, origins = unlabelled_folder(path) if path.is_dir() else unlabelled_parquet(path)
+        raise DataError(f"{path}: no such folder or file; correct data.{kind}")
+    read = unlabelled_folder if path.is_dir() else unlabelled_parquet
+    pixels, origins = read(path, kind)
     finite(pixels, origins, str(path))
     if pixels.shape[1:] != images.pixels.shape[1:]:
         raise DataError(

@@ -2,9 +2,8 @@
 
 `images.parquet` holds `image` (a fixed-size list of C·H·W values), `label` and `origin`,
 `group.COLUMN` for each subgroup column, and `split` ("test" or null) where the source has a test
-split of its own; `transfer.parquet`, if there
-is one, holds images without labels; `snapshot.json` describes both. An input of the DAG, tracked by
-DVC.
+split of its own; `transfer.parquet` and `strangers.parquet`, if they are there, hold images without
+labels; `snapshot.json` describes all. An input of the DAG, tracked by DVC.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +26,12 @@ from tasks.core.tables import Schema
 MIN_PER_CLASS = 5
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
+Kind = Literal["transfer", "strangers"]  # of images without labels: learned from, or none of these
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-class TransferInfo(Section):
-    """`transfer.parquet`: its rows and the SHA-256 of the file."""
+class UnlabelledInfo(Section):
+    """`transfer.parquet` or `strangers.parquet`: its rows and the SHA-256 of the file."""
 
     rows: int
     sha256: str
@@ -44,7 +45,8 @@ class SnapshotInfo(Section):
     source: str
     rows: int
     sha256: str  # of images.parquet
-    transfer: TransferInfo | None = None
+    transfer: UnlabelledInfo | None = None
+    strangers: UnlabelledInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ def write_snapshot(
     images: Images,
     value_range: tuple[float, float],
     source: str,
-    transfer: tuple[Pixels, list[str]] | None = None,
+    unlabelled: Mapping[Kind, tuple[Pixels, list[str]]] | None = None,
 ) -> SnapshotInfo:
-    """Write a snapshot; equal images give equal bytes. `transfer`: images and their origins."""
+    """Write a snapshot; equal images give equal bytes. `unlabelled`: images and their origins."""
     columns = {
         "image": _lists(images.pixels),
         "label": pa.array(images.labels, pa.string()),
@@ -121,15 +123,17 @@ def write_snapshot(
         source=source,
         rows=len(images.pixels),
         sha256=_written(folder / "images.parquet", columns),
-        transfer=None if transfer is None else _write_transfer(folder, *transfer),
+        **{kind: _write_unlabelled(folder, kind, *u) for kind, u in (unlabelled or {}).items()},
     )
     write_json(folder / "snapshot.json", info.model_dump(mode="json", exclude_none=True))
     return info
 
 
-def _write_transfer(folder: Path, pixels: Pixels, origins: list[str]) -> TransferInfo:
+def _write_unlabelled(
+    folder: Path, kind: Kind, pixels: Pixels, origins: list[str]
+) -> UnlabelledInfo:
     columns = {"image": _lists(pixels), "origin": pa.array(origins, pa.string())}
-    return TransferInfo(rows=len(pixels), sha256=_written(folder / "transfer.parquet", columns))
+    return UnlabelledInfo(rows=len(pixels), sha256=_written(folder / f"{kind}.parquet", columns))
 
 
 def _lists(pixels: Pixels) -> pa.FixedSizeListArray:
@@ -170,12 +174,13 @@ def read_snapshot(folder: Path) -> tuple[SnapshotInfo, Images]:
     return info, checked(images, str(file))
 
 
-def read_transfer(folder: Path, info: SnapshotInfo) -> Pixels:
-    """The images (N, C, H, W) of the transfer set; of none, if the snapshot has none."""
-    if info.transfer is None:
+def read_unlabelled(folder: Path, info: SnapshotInfo, kind: Kind) -> Pixels:
+    """The images (N, C, H, W) of the transfer set or of the strangers; none if there are none."""
+    stated: UnlabelledInfo | None = getattr(info, kind)
+    if stated is None:
         return np.zeros((0, *info.data.shape), dtype=info.data.dtype)
-    file = folder / "transfer.parquet"
-    return _pixels(_content(file, info.transfer.sha256), file, info.data)
+    file = folder / f"{kind}.parquet"
+    return _pixels(_content(file, stated.sha256), file, info.data)
 
 
 def _content(file: Path, stated: str) -> pa.Table:

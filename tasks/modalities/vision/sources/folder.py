@@ -13,7 +13,7 @@ from tasks.modalities.vision.decoding import (
     stacked,
     visible,
 )
-from tasks.modalities.vision.snapshot import Images, Pixels
+from tasks.modalities.vision.snapshot import Images, Kind, Pixels
 
 
 def labelled_folder(path: Path) -> Images:
@@ -27,11 +27,11 @@ def labelled_folder(path: Path) -> Images:
     return Images(pixels, [file.parent.name for file in files], origins)
 
 
-def unlabelled_folder(path: Path) -> tuple[Pixels, list[str]]:
+def unlabelled_folder(path: Path, kind: Kind) -> tuple[Pixels, list[str]]:
     """Images that lie in the folder itself, and their names."""
     for entry in visible(path):
         if entry.is_dir():
-            raise DataError(f"{entry}: images of a transfer set have no classes; move them up")
+            raise DataError(f"{entry}: images of data.{kind} have no classes; move them up")
     return _read(path, image_files(path))
 
 

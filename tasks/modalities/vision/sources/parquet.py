@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tasks.core.errors import DataError
 from tasks.core.subgroups import MISSING, MOST
 from tasks.modalities.vision.decoding import decoded, listed, stacked
-from tasks.modalities.vision.snapshot import Images, Pixels
+from tasks.modalities.vision.snapshot import Images, Kind, Pixels
 
 
 def labelled_parquet(path: Path, subgroups: Sequence[str] = ()) -> Images:
@@ -49,11 +49,11 @@ def _group(content: pa.Table, name: str, path: Path) -> list[str]:
     return found
 
 
-def unlabelled_parquet(path: Path) -> tuple[Pixels, list[str]]:
+def unlabelled_parquet(path: Path, kind: Kind) -> tuple[Pixels, list[str]]:
     """`image` alone, and the rows' numbers. A label would be left out without a word: refused."""
-    content = _content(path, "data.transfer", ("image",))
+    content = _content(path, f"data.{kind}", ("image",))
     if "label" in content.column_names:
-        raise DataError(f"{path}: a transfer set has no labels; remove the column 'label'")
+        raise DataError(f"{path}: data.{kind} has no labels; remove the column 'label'")
     return _images(content, path)
 
 
