@@ -40,6 +40,6 @@ def test_a_preset_has_every_key_that_a_stage_names(path: Path) -> None:
 
 
 def test_the_presets_are_the_reference_workloads_and_the_users_own_images() -> None:
-    assert [path.stem for path in sorted(PRESETS)] == [
+    assert sorted(path.stem for path in PRESETS) == [
         "digits", "fashion-mnist", "fashion-mnist-robust", "images",
     ]  # fmt: skip
