@@ -69,7 +69,7 @@ def run(case: Case, params: Params) -> Outcome:
             known.append(attacked(case, networks, part, plan))
         curves = [joined([m.curve for m in known]) for known in met]
         seen = rows.take(np.arange(len(curves[0].student)))
-        if len(ends) > 1 and settled(curves[0], params, seen.labels):
+        if settled(curves[0], params, seen.labels):
             break
     right, taught = (curves[0].holds(who, 0) for who in ("student", "teacher"))
     square_alone = max(sum(m.fallen.by(SQUARE) for m in known) for known in met)

@@ -82,6 +82,10 @@ def test_the_profile_standard_is_settled_when_each_of_its_gates_is() -> None:
     doubtful = curve([np.inf] * 9 + [0.1], [np.inf] * 10, copies=20)
     only_small = replace(doubtful, teacher=doubtful.student)
     assert settled(only_small, STANDARD, labels(only_small))
+    # Within 0.01 a tenth is lost, which is the margin; of the area, half as much.
+    soon = curve([np.inf] * 9 + [0.01], [np.inf] * 9 + [0.1], copies=40)
+    assert not settled(soon, STANDARD, labels(soon))
+    assert settled(replace(soon, epsilons=(0.1,)), STANDARD, labels(soon))
     at_the_margin = STANDARD.model_copy(update={"margin": 0.045})
     assert not settled(doubtful, at_the_margin, labels(doubtful))
 
@@ -92,12 +96,12 @@ def test_curves_of_parts_add_up() -> None:
         falls = np.arange(rows, dtype=np.float64)
         return Curve("linf", (0.1,), [level], falls, falls + 1)
 
-    whole = joined([part(2, 1, [3, 4]), part(3, 0, [])])
+    whole = joined([part(2, 1, [3, 4]), part(3, 0, [5])])
     assert whole.student.tolist() == [0, 1, 0, 1, 2]
     assert whole.teacher.tolist() == [1, 2, 1, 2, 3]
     (level,) = whole.levels
     assert level.attacks == {"square": Tried(5, 1)}
-    assert (level.queries.tolist(), level.disagree) == ([3, 4], None)
+    assert (level.queries.tolist(), level.disagree) == ([3, 4, 5], None)
 
 
 PARAMS = Params(
