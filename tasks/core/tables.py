@@ -43,7 +43,7 @@ class Split(Section):
 
 
 class Unlabelled(Section):
-    """A table without labels; `left_out` of the images given come twice or are labelled elsewhere."""
+    """A table without labels; `left_out` of the images come twice or are labelled elsewhere."""
 
     rows: int
     left_out: int

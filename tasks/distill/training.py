@@ -34,7 +34,7 @@ from tasks.distill.params import Rung
 from tasks.distill.warm_start import start_from
 from tasks.modalities.vision.networks import build, flops
 from tasks.modalities.vision.scorers import load_scorer
-from tasks.modalities.vision.training import validator, viewer
+from tasks.modalities.vision.training import attacked_validator, validator, viewer
 from tasks.modalities.vision.views import Views
 
 
@@ -81,13 +81,17 @@ def learn(
     bank = read_bank(above / "bank", on.rows, teacher.sha256, on.views.model_dump(), on.form)
     check_rows(name, rung, on.rows.labels, bank)
     loss, signal = taught_by(name, rung, net, above, teacher, bank, torch.get_num_threads())
+    if rung.adversary is None:
+        validate = validator(net, on.val)
+    else:
+        validate = attacked_validator(net, on.val, data, rung.adversary)
     train(
         net,
         on.rows,
         loss,
         rung.training,
         view=viewer(on.rows, on.views),
-        validate=validator(net, on.val),
+        validate=validate,
         history=folder / "history.jsonl",
         what=what,
         signal=signal,

@@ -87,7 +87,7 @@ def _write(split: str, part: Table, classes: tuple[str, ...]) -> Split:
 
 
 def _write_unlabelled(kind: Kind, info: SnapshotInfo, labelled: set[str]) -> Unlabelled:
-    """A table without labels: each image once, and none that is in a labelled table; perhaps empty."""
+    """A table without labels: each image once, none that is labelled elsewhere; perhaps empty."""
     images = read_unlabelled(DATA / "raw", info, kind)
     ids, first = np.unique(np.array([row_id(i) for i in images], dtype="U64"), return_index=True)
     new = np.array([row not in labelled for row in ids.tolist()], dtype=bool)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.core.adversary import SHARE, search
+from tasks.core.adversary import search
 from tasks.core.banking import write_bank
 from tasks.core.checkpoint import CHECKPOINTS
 from tasks.core.cost import cpu_seconds
@@ -32,7 +32,7 @@ from tasks.core.tables import DATA, Fingerprint, read_fingerprint, read_split
 from tasks.core.trainer import train
 from tasks.modalities.vision.networks import build, flops
 from tasks.modalities.vision.scorers import load_scorer, network_scorer
-from tasks.modalities.vision.training import validator, viewer
+from tasks.modalities.vision.training import attacked_validator, validator, viewer
 from tasks.teach.ensemble import write_ensemble
 from tasks.teach.folds import RowScorer, check_folds, chosen, fold_of, out_of_fold
 from tasks.teach.given import write_given
@@ -122,15 +122,20 @@ def _network(
             return wrong(student.logits)
         assert student.forward is not None  # noqa: S101 - the trainer gives it
         near = search(adversary, *data.range).worst(student, batch.images, wrong)
-        return SHARE * wrong(student.forward(near)) + (1 - SHARE) * wrong(student.logits)
+        return wrong(student.forward(near))  # as in Madry et al. (2018): of x' alone
 
+    val = read_split("val", data)
+    if adversary is None:
+        validate = validator(net, val)
+    else:
+        validate = attacked_validator(net, val, data, adversary)
     train(
         net,
         rows,
         loss,
         params.training,
         view=viewer(rows, params.views),
-        validate=validator(net, read_split("val", data)),
+        validate=validate,
         history=history,
         what=name.replace("teacher", "teach"),
         checkpoints=CHECKPOINTS / name,

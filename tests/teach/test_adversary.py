@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from torch.nn import functional as F
 from tasks.core.adversary import Adversary, search
 from tasks.core.errors import ParamsError
 from tasks.core.files import sha256
+from tasks.core.metrics import accuracy
 from tasks.core.params import check
 from tasks.core.rows import in_memory
 from tasks.core.signal import Student
 from tasks.core.tables import Fingerprint, Schema, Split, Table, write_table
+from tasks.modalities.vision.scorers import network_scorer
 from tasks.teach.__main__ import _network
 from tasks.teach.params import TeachParams
 
@@ -73,6 +76,23 @@ def test_adversarial_training_keeps_more_of_what_an_attack_leaves(
         left[name] = float((net(near).argmax(1) == labels).float().mean())
     assert left["robust"] > left["plain"] + 0.15
     assert min(clean.values()) > 0.85
+
+
+def test_a_training_with_an_adversary_is_validated_under_attack(
+    digits: tuple[Table, Table, Fingerprint], tmp_path: Path
+) -> None:
+    train, val, fingerprint = digits
+    torch.set_num_threads(1)
+    said = {}
+    for name, adversary in {"plain": None, "robust": ADVERSARY}.items():
+        params = check(TeachParams, SECTION | {"adversary": adversary}, where="")
+        history = tmp_path / f"{name}.jsonl"
+        net = _network(params, fingerprint, in_memory(train), name, history)
+        last = json.loads(history.read_text().splitlines()[-1])["val_accuracy"]
+        clean = accuracy(network_scorer(net)(val.images), val.labels)
+        said[name] = (last, round(clean, 6))
+    assert said["plain"][0] == said["plain"][1]
+    assert said["robust"][0] < said["robust"][1] - 0.1
 
 
 def test_an_adversary_that_goes_nowhere_is_refused() -> None:
