@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from tasks.core.adversary import Adversary
 from tasks.core.bank import BankForm
 from tasks.core.banking import write_bank
 from tasks.core.errors import DataError
@@ -181,6 +182,21 @@ def test_rows_of_the_transfer_set_teach_the_student_without_a_label(world: World
 
     assert told.sha256 != alone.sha256
     assert with_them[-1] > without[-1] + 0.05
+
+
+def test_a_rung_that_meets_an_adversary_is_validated_under_attack(world: World) -> None:
+    """Within half the range nothing is left to recognise; by clean rows this rung is right."""
+    recipe = rung(6, 0.02)
+    attacked = recipe.model_copy(
+        update={
+            "losses": {"adversarial": 1.0},
+            "adversary": Adversary(epsilon=0.5, steps=1, step=1e-9),
+        }
+    )
+    _, plain = world.learn("plain", recipe, world.material(slice(0, 700)))
+    _, left = world.learn("attacked", attacked, world.material(slice(0, 700)))
+    assert plain[-1] > 0.8
+    assert left[-1] < 0.3
 
 
 def _spec(**change: object) -> Callable[[Path, ModelSpec], None]:

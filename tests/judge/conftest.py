@@ -183,7 +183,10 @@ def stress_report(family: str, digest: str, **changes: Any) -> StressReport:
     results: dict[str, Any] = {
         "adversarial": {"epsilons": [{"epsilon": 0.01, **both}]},
         "corruptions": {"kinds": {"fog_bank": {"severities": [both]}}},
-        "slices": {"found": [{"where": "ink > 0.25", "rows": 36, **both}]},
+        "slices": {
+            "found": [{"where": "ink > 0.25", "rows": 36, **both}],
+            "subgroups": {"camera": [{"where": "camera = old", "rows": 40, **both}]},
+        },
     }.get(family, {})
     given: dict[str, Any] = {
         "student": "student",

@@ -105,6 +105,7 @@ def test_it_lists_where_the_student_is_weaker(
     assert [w.where for w in verdict.weaker] == [
         "class bee",
         "adversarial, 1 % of the range",
+        "camera = old",
         "fog bank, severity 1",
         "ink > 0.25",
     ]
