@@ -15,6 +15,7 @@ from torch import nn
 
 from tasks.core.metrics import correct
 from tasks.core.session import open_session
+from tasks.core.statistics import wilson
 from tasks.core.twin import Twin
 from tasks.stress import adversarial, ladder
 from tasks.stress.adversarial import Params, plans, run
@@ -293,6 +294,21 @@ def test_masked_gradients_are_caught_by_all_three_signs(digits, tmp_path: Path) 
     assert results["gradients"] == {"float": 0.0}
     assert results["black_box_alone"] > 0.2
     assert [gate.passed for gate in gates] == [False, False, False]
+
+
+def test_each_sign_of_masking_is_judged_by_the_bound_that_is_against_the_student(digits) -> None:
+    """And gradients are those of the network where fewest rows have one."""
+    case = digits.case()
+    rows = case.test.take(case.sample(32))
+    target = rows.take(correct(case.score(rows.images), rows.labels))
+    n, blind = len(target), Stepped(case.float_network, 12.0)
+    results, gates = masking(case, {"float": case.float_network, "blind": blind}, target, 3)
+    assert results["gradients"] == {"float": 1.0, "blind": 0.0}
+    assert gates[0].value == 0.0
+    assert not gates[0].passed
+    assert gates[1].value == wilson(3, n)[1]
+    seeing, _, _ = masking(case, {"float": case.float_network}, target, 3)[1]
+    assert seeing.value == wilson(n, n)[0] < 1
 
 
 def zero(*arguments: object) -> tuple[np.ndarray, ...]:
