@@ -111,7 +111,8 @@ def withstood(folder: Path) -> list[Row]:
             line["student"]["value"], "", "", COMMAND),
         row("its lower bound (95 %)", line["student"]["low"], "", ">= 0.65", COMMAND),
         row("its teacher, by APGD alone", line["teacher"]["value"], "", "", COMMAND),
-        row(f"robust student: {held} of {len(outcome.gates)} gates pass; CPU time", took, "s", "", COMMAND),
+        row(f"robust student: {held} of {len(outcome.gates)} gates pass; CPU time", took, "s", "",
+            COMMAND),
     ]  # fmt: skip
 
 
