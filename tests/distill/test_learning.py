@@ -45,7 +45,7 @@ def test_training_with_a_loss_lowers_it(name: str) -> None:
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
-            values.append(float(value))
+            values.append(float(value.detach()))
     assert values[1] < values[0]
     assert values[-1] < 0.95 * values[0]
 
