@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 STILLHOUSE = [sys.executable, "-m", "flows.cli"]
 WORDS = ["--by", "Bench", "--reason", "a measurement"]
+KEPT = "STILLHOUSE_BENCH"
 REFUSED = 1  # a gate said no: an answer, not a failure
 
 SMALL: dict[str, Any] = {  # seconds of training instead of a minute, and gates to match
@@ -36,6 +41,19 @@ SMALL: dict[str, Any] = {  # seconds of training instead of a minute, and gates 
     "judge": {"bootstrap": 100, "margin": 0.2, "macro_f1_margin": 0.3, "class_margin": 0.9},
     "requirements": {"teacher_accuracy": 0.8, "accuracy": 0.6, "latency_ms": 50.0},
 }
+
+
+@contextmanager
+def workplace(name: str) -> Iterator[Path]:
+    """Where a clone called `name` may lie: a scratch folder, or one below `STILLHOUSE_BENCH` that
+    stays, so that an interrupted run goes on where it was."""
+    kept = os.environ.get(KEPT)
+    if kept:
+        yield Path(kept) / name
+        return
+    scratch = tempfile.TemporaryDirectory(prefix="stillhouse-bench-", ignore_cleanup_errors=True)
+    with scratch as base:
+        yield Path(base) / name
 
 
 def clone(into: Path) -> Path:

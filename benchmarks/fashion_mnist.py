@@ -8,9 +8,7 @@ out is compared with the committed references, or becomes them (`benchmarks/refe
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from benchmarks import reference
-from benchmarks.clone import REFUSED, ROOT, STILLHOUSE, clone
+from benchmarks.clone import REFUSED, ROOT, STILLHOUSE, clone, workplace
 from benchmarks.table import Row, row
 from tasks.core.files import read_json
 from tasks.core.metrics import correct
@@ -33,23 +31,16 @@ SEEDS = 5
 COMMAND = "make bench-fashion-mnist"
 TEACHER = "STILLHOUSE_TEACHER"
 STUDENT = "student"  # the rung that five seeds are trained of
-KEPT = "STILLHOUSE_BENCH"  # a folder that stays, so that an interrupted run goes on where it was
 
 
 def run() -> list[Row]:
     """Train all of it and score it; hours become an hour by leaving the machine alone."""
-    kept = os.environ.get(KEPT)
-    base = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="stillhouse-bench-"))
-    folder = base / "fashion-mnist"
-    try:
+    with workplace("fashion-mnist") as folder:
         if not folder.exists():
             clone(folder)
             _seeded(folder)
         ran(folder)
         return _rows(folder)
-    finally:
-        if not kept:
-            shutil.rmtree(base, ignore_errors=True)
 
 
 def _seeded(folder: Path) -> None:
