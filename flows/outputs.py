@@ -25,7 +25,8 @@ from tasks.core.files import digest, read_json
 
 Entries = dict[str, dict[str, Any]]
 
-READABLE = {".json", ".jsonl", ".md", ".png", ".svg"}  # reports, cards, plots: no data, no weights
+# Reports, cards, tables, plots: no data, no weights.
+READABLE = {".csv", ".json", ".jsonl", ".md", ".png", ".svg"}
 RAW = "data/raw"  # the input of the DAG, tracked beside it
 LARGEST = 2**20  # bytes of an artefact worth showing
 

@@ -22,6 +22,8 @@ from tasks.core.errors import DataError
 from tasks.core.operators import OPERATORS
 from tasks.core.session import check_onnx
 
+OPSET = 18  # the oldest whose operators mean what `operators` does
+
 
 @dataclass(frozen=True)
 class Step:
@@ -41,6 +43,12 @@ class Twin(nn.Module):
 
     def __init__(self, model: onnx.ModelProto, name: str = "model") -> None:
         super().__init__()
+        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        if opset < OPSET:
+            raise DataError(
+                f"{name}: made for opset {opset}, whose operators may mean something else; "
+                f"export it for {OPSET} or later"
+            )
         graph = model.graph
         self.input = graph.input[0].name
         self.output = graph.output[0].name
@@ -50,7 +58,8 @@ class Twin(nn.Module):
             if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
                 raise DataError(
                     f"{name}: the twin cannot execute operator "
-                    f"{node.domain or 'ai.onnx'}::{node.op_type}; add it to tasks/core/operators.py"
+                    f"{node.domain or 'ai.onnx'}::{node.op_type}, which gives '{node.output[0]}'; "
+                    "add it to tasks/core/operators.py"
                 )
             step = Step(
                 node.op_type,

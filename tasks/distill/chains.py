@@ -16,7 +16,8 @@ from tasks.distill.propose import Chain, Ground, down_to, midway, named, operati
 
 PASSES = 3  # a training step is one forward pass and a backward pass of about two
 METHOD = (
-    "Equal compute, counted for one training row: each rung costs 3 x its forward FLOPs x epochs, "
+    "Equal compute, counted for one training row: each rung costs 3 x its forward FLOPs x epochs "
+    "(3 x (2 + k) where it meets an adversary of k steps), "
     "and each assistant's bank its forward FLOPs x views. Assistant and dense chain cost the same; "
     "the direct student gets epochs for what the assistants cost, rounded down. The teacher, its "
     "bank, validation and the student's own bank are the same for all and not counted."
@@ -70,7 +71,12 @@ def compute(chain: Chain, data: Schema, views: int) -> int:
 
 def compute_of_epoch(rung: Rung, data: Schema) -> int:
     """FLOPs of one training row in one epoch."""
-    return PASSES * operations(rung.architecture, data)
+    return _passes(rung) * operations(rung.architecture, data)
+
+
+def _passes(rung: Rung) -> int:
+    """Forward passes that a step costs; an adversary's search and its find are learned from too."""
+    return PASSES * (2 + rung.adversary.steps if rung.adversary else 1)
 
 
 def arithmetic(chain: Chain, data: Schema, views: int) -> str:
@@ -83,7 +89,7 @@ def arithmetic(chain: Chain, data: Schema, views: int) -> str:
 
 def _trained(name: str, rung: Rung, data: Schema) -> str:
     forward = operations(rung.architecture, data)
-    return f"{name} {PASSES} x {forward:,} x {rung.training.epochs} epochs"
+    return f"{name} {_passes(rung)} x {forward:,} x {rung.training.epochs} epochs"
 
 
 def _banked(rung: Rung, data: Schema, views: int) -> str:
@@ -106,7 +112,7 @@ def planned(params: DistillParams, ground: Ground, views: int) -> bool:
 
 def _dense(chain: Chain) -> Chain:
     """Every rung hands on what it learned from; from the second on, each learns from all above:
-    `dense` takes the place of the losses that know one model only."""
+    `dense` takes the place of the losses that know one model only, but for `adversarial`."""
     *above, (name, student) = chain.items()
     handing = {n: _handing(rung) for n, rung in above}
     return {n: _guided(rung) for n, rung in (handing | {name: student}).items()}
@@ -127,11 +133,14 @@ def _handing(rung: Rung) -> Rung:
 def _guided(rung: Rung) -> Rung:
     if rung.from_ == "teacher":
         return rung
-    labels = rung.losses.get("cross_entropy", 0.0)
-    losses = {"dense": sum(rung.losses.values()) - labels, "cross_entropy": labels}
+    own = {name: rung.losses.get(name, 0.0) for name in ("adversarial", "cross_entropy")}
+    losses = {"dense": sum(rung.losses.values()) - sum(own.values())} | own
     kept = {"from_", "architecture", "training", "temperature", "hand_on", "flip_weight"}
+    if rung.adversary:
+        kept.add("adversary")
     said = rung.model_dump(by_alias=True, include=kept)
-    return Rung.model_validate(said | {"losses": {k: round(v, 6) for k, v in losses.items() if v}})
+    weighed = {name: round(weight, 6) for name, weight in losses.items()}
+    return Rung.model_validate(said | {"losses": {k: v for k, v in weighed.items() if v}})
 
 
 def _trained_for(rung: Rung, epochs: int) -> Rung:
@@ -141,12 +150,7 @@ def _trained_for(rung: Rung, epochs: int) -> Rung:
 
 
 def _comparable(name: str, rung: Rung) -> None:
-    """Refuse what has no counterpart in the other chains, or a cost that is not counted."""
-    where = f"params.yaml: distill.rungs.{name}"
+    """Refuse what has no counterpart in the other chains."""
     if rung.signal != "bank":
+        where = f"params.yaml: distill.rungs.{name}"
         raise ParamsError(f"{where}.signal: chains are compared on banks; set signal: bank")
-    if rung.adversary is not None:
-        raise ParamsError(
-            f"{where}.adversary: chains are compared without a search for adversarial examples, "
-            "which costs what is not counted; remove it for `stillhouse plan`"
-        )

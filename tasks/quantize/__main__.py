@@ -10,7 +10,7 @@ from tasks.core.bank import Bank, BankForm, read_bank
 from tasks.core.checkpoint import CHECKPOINTS, remove_checkpoint
 from tasks.core.cost import cpu_seconds
 from tasks.core.errors import DataError, ParamsError
-from tasks.core.files import write_json
+from tasks.core.files import write_bytes, write_json
 from tasks.core.metrics import fit_temperature
 from tasks.core.models import MODELS, ModelSpec, finite, read_spec
 from tasks.core.params import read, section
@@ -27,9 +27,10 @@ from tasks.quantize.goals import check_goals
 from tasks.quantize.mixed import MIXTURES
 from tasks.quantize.params import Budget, QuantizeParams
 from tasks.quantize.parity import parity
-from tasks.quantize.plot import frontier_png, sensitivity_png
+from tasks.quantize.plot import frontier_png, sensitivity_png, times_png
 from tasks.quantize.search import (
     REFERENCE,
+    TIMES,
     Candidate,
     choose,
     frontier,
@@ -41,12 +42,12 @@ from tasks.quantize.sensitivity import document
 from tasks.quantize.ship import Shipment, replaced, write_shipment
 from tasks.quantize.targets import target
 
-SHIP = Path("ship")
+SHIP, MEASURED = Path("ship"), Path("measured")
 PARITY_ROWS = 2048  # at least: all validation rows, and training rows where they are fewer
 
 
 def run(arguments: list[str]) -> None:
-    """Quantize student `arguments[0]`; write `ship/STUDENT/` and its `measured` file."""
+    """Quantize student `arguments[0]`; write `ship/STUDENT/` and its files in `measured`."""
     if len(arguments) != 1:
         raise ParamsError("usage: python -m tasks.quantize STUDENT")
     name = arguments[0]
@@ -92,8 +93,12 @@ def run(arguments: list[str]) -> None:
         )
     for scheme in MIXTURES:
         remove_checkpoint(CHECKPOINTS / f"{name}-{scheme}")
+    timed = frontier_csv(candidates, choice, TIMES)
+    write_bytes(MEASURED / f"frontier-{name}.csv", timed)
+    picture = times_png(candidates, choice, params.accuracy_drop, budget)
+    write_bytes(MEASURED / f"frontier-{name}.png", picture)
     write_json(
-        Path("measured") / f"quantize-{name}.json",
+        MEASURED / f"quantize-{name}.json",
         {
             **spent,
             "latency_ms": latencies,

@@ -1,13 +1,13 @@
-"""`frontier.png`: bytes against validation accuracy; `sensitivity.png`: what each layer costs.
-
-Both are readable in black and white.
+"""`frontier.png`: bytes, and elsewhere time, against validation accuracy; `sensitivity.png`: what
+each layer costs. All are readable in black and white.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
@@ -26,6 +26,36 @@ def frontier_png(candidates: Sequence[Candidate], choice: Choice, accuracy_drop:
     """A bar under each candidate reaches down to what it may lose; below the line is refused."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
+    _candidates(axes, candidates, choice, accuracy_drop, lambda c: c.bytes)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("bytes of the file")
+    return _png(figure)
+
+
+def times_png(
+    candidates: Sequence[Candidate], choice: Choice, accuracy_drop: float, budget_ms: float
+) -> bytes:
+    """The same against time: a line to the right of each candidate reaches to its 95th percentile.
+    Right of the upright line the median is over its budget; the line is there if any comes near."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for c in candidates:
+        axes.plot([c.latency_ms, c.latency_ms_p95], [c.accuracy] * 2, color="0.6", zorder=1)
+    _candidates(axes, candidates, choice, accuracy_drop, lambda c: c.latency_ms)
+    if max(c.latency_ms_p95 for c in candidates) > budget_ms / 2:
+        axes.axvline(budget_ms, color="black", linestyle=":", linewidth=1)
+    axes.set_xlabel("milliseconds for one row on one thread: median, and 95th percentile")
+    return _png(figure)
+
+
+def _candidates(
+    axes: Axes,
+    candidates: Sequence[Candidate],
+    choice: Choice,
+    accuracy_drop: float,
+    across: Callable[[Candidate], float],
+) -> None:
+    """Every candidate at its accuracy on validation rows, by what `across` says of it."""
     floats = next(c.accuracy for c in candidates if c.scheme == REFERENCE)
     axes.axhline(floats - accuracy_drop, color="black", linestyle=":", linewidth=1)
     axes.annotate(
@@ -36,13 +66,13 @@ def frontier_png(candidates: Sequence[Candidate], choice: Choice, accuracy_drop:
         va="bottom",
         fontsize=8,
     )
-    labels: dict[tuple[int, float], list[str]] = {}
+    labels: dict[tuple[float, float], list[str]] = {}
     for c in candidates:
-        chosen = c.scheme == choice.chosen
-        labels.setdefault((c.bytes, c.accuracy), []).append(c.scheme)
-        axes.plot([c.bytes] * 2, [floats - c.bound, c.accuracy], color="0.6", linewidth=2, zorder=1)
+        chosen, at = c.scheme == choice.chosen, across(c)
+        labels.setdefault((at, c.accuracy), []).append(c.scheme)
+        axes.plot([at] * 2, [floats - c.bound, c.accuracy], color="0.6", linewidth=2, zorder=1)
         axes.scatter(
-            [c.bytes],
+            [at],
             [c.accuracy],
             s=120 if chosen else 50,
             zorder=3 if chosen else 2,
@@ -61,11 +91,8 @@ def frontier_png(candidates: Sequence[Candidate], choice: Choice, accuracy_drop:
             fontsize=8,
         )
     axes.margins(0.2)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlabel("bytes of the file")
     axes.set_ylabel("accuracy on validation rows")
     axes.set_title(f"chosen: {choice.chosen}", fontsize=10)
-    return _png(figure)
 
 
 def sensitivity_png(found: Sequence[Sensitivity]) -> bytes:

@@ -28,6 +28,7 @@ CONFIDENCE = 0.95  # one-sided, of the bound
 TOLERANCE = 1e-4  # in logits: what floating point may explain
 BATCHED = 256  # rows scored one by one and together
 SHOWN = ("scheme", "bytes", "accuracy", "lost", "gained", "bound", "agreement", "batch_delta")
+TIMES = ("latency_ms", "latency_ms_p95")
 
 
 @dataclass(frozen=True)
@@ -170,20 +171,25 @@ def frontier(
     }
 
 
-def frontier_csv(candidates: Sequence[Candidate], choice: Choice) -> bytes:
-    """`frontier.csv`: the candidates of `frontier.json`, one a line."""
+def frontier_csv(
+    candidates: Sequence[Candidate], choice: Choice, times: tuple[str, ...] = ()
+) -> bytes:
+    """`frontier.csv`: the candidates of `frontier.json`, one a line; with `times`, which stand
+    under `measured` alone."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*SHOWN, "chosen", "reason"], lineterminator="\n")
+    writer = csv.DictWriter(text, [*SHOWN, *times, "chosen", "reason"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_entries(candidates, choice))
+    writer.writerows(_entries(candidates, choice, times))
     return text.getvalue().encode()
 
 
-def _entries(candidates: Sequence[Candidate], choice: Choice) -> Iterator[dict[str, JsonValue]]:
+def _entries(
+    candidates: Sequence[Candidate], choice: Choice, times: tuple[str, ...] = ()
+) -> Iterator[dict[str, JsonValue]]:
     """The candidates, smallest first."""
     for c in sorted(candidates, key=lambda c: (c.bytes, c.scheme)):
         yield {
-            **{name: getattr(c, name) for name in SHOWN},
+            **{name: getattr(c, name) for name in (*SHOWN, *times)},
             "chosen": c.scheme == choice.chosen,
             "reason": choice.reasons[c.scheme],
         }

@@ -11,6 +11,7 @@ INSIDE = {
     f"{FIRST}.layers": {"body.1": "body.1"},
 }
 ADVERSARY = {"epsilon": 0.0314, "steps": 10, "step": 0.0079}
+NONE = {f"{SECOND}.adversary": None}
 
 LOSSES = (
     Case(
@@ -64,7 +65,7 @@ LOSSES = (
     ),
     Case(
         "adversarial distillation without an adversary",
-        params({f"{SECOND}.losses": {"adversarial": 1.0}}),
+        params(NONE | {f"{SECOND}.losses": {"adversarial": 1.0}}),
         (f"params.yaml: {SECOND}: loss 'adversarial' needs 'adversary'", "add it"),
     ),
     Case(
@@ -79,7 +80,7 @@ LOSSES = (
     ),
     Case(
         "dense guidance where nothing is handed on",
-        params({f"{SECOND}.losses": {"dense": 1.0}}),
+        params(NONE | {f"{SECOND}.losses": {"dense": 1.0}}),
         (
             "params.yaml: distill: rung 'student': dense learns from all models above",
             "set hand_on in 'assistant', or use kd",

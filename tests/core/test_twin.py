@@ -180,7 +180,16 @@ def test_only_what_the_logits_need_is_executed() -> None:
 def test_an_unknown_operator_is_named(domain: str, shown: str) -> None:
     model = graph([helper.make_node("Erf", ["x"], ["y"], domain=domain)], {}, ("n", 3))
 
-    with pytest.raises(DataError, match=f"cannot execute operator {shown}"):
+    with pytest.raises(DataError, match=f"cannot execute operator {shown}, which gives 'y'"):
+        Twin(model, "student.onnx")
+
+
+def test_operators_of_an_old_opset_are_not_guessed_at() -> None:
+    model = graph([helper.make_node("Relu", ["x"], ["y"])], {}, ("n", 3))
+    Twin(model, "student.onnx")
+    model.opset_import[0].version = 12
+
+    with pytest.raises(DataError, match=r"student\.onnx: made for opset 12, .* 18 or later"):
         Twin(model, "student.onnx")
 
 

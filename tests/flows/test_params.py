@@ -24,6 +24,7 @@ def hint(rung: str, ours: str, theirs: str) -> dict[str, Any]:
     """`rung` learns from one layer of the model above."""
     return {
         f"{rung}.losses": {"hint": 1.0},
+        f"{rung}.adversary": None,
         f"{rung}.signal": "live",
         f"{rung}.layers": {ours: theirs},
     }

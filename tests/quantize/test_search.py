@@ -15,7 +15,7 @@ from tasks.core.statistics import tango_upper
 from tasks.core.tables import Schema, Table
 from tasks.quantize.contract import shipped
 from tasks.quantize.goals import check_goals, unreached
-from tasks.quantize.plot import frontier_png
+from tasks.quantize.plot import frontier_png, times_png
 from tasks.quantize.search import Candidate, Goals, choose, frontier, measure
 
 BUDGET = 3.0
@@ -162,6 +162,17 @@ def test_the_picture_is_the_same_every_time() -> None:
 
     assert first == second
     assert first.startswith(b"\x89PNG")
+
+
+def test_the_picture_of_times_moves_with_them_and_with_a_near_budget() -> None:
+    def drawn(slow: float, budget: float) -> bytes:
+        candidates = [FLOATS, replace(STATIC, latency_ms_p95=slow)]
+        return times_png(candidates, choose(candidates, GOALS, budget), 0.02, budget)
+
+    assert drawn(2.5, BUDGET) == drawn(2.5, BUDGET)
+    assert drawn(2.5, BUDGET) != drawn(2.6, BUDGET)
+    assert drawn(2.5, BUDGET) != drawn(2.5, 4.0)
+    assert drawn(2.5, 400.0) == drawn(2.5, 500.0)  # far away: nothing to see of it
 
 
 def test_a_file_is_measured_in_pairs_against_the_float_one(

@@ -123,6 +123,17 @@ def test_times_are_measured_apart_with_the_cpu(quantized: tuple[Path, Path]) -> 
     assert all(t["p95"] >= t["p50"] > 0 for t in measured["latency_ms"].values())
     assert measured["budget_ms"] == 2000.0
     assert measured["vetoed"] == []
+    with (quantized[0] / "measured/frontier-student.csv").open(newline="") as stream:
+        table = {line["scheme"]: line for line in csv.DictReader(stream)}
+    assert {
+        scheme: {"p50": float(line["latency_ms"]), "p95": float(line["latency_ms_p95"])}
+        for scheme, line in table.items()
+    } == {
+        scheme: {q: times[q] for q in ("p50", "p95")}
+        for scheme, times in measured["latency_ms"].items()
+    }
+    picture = (quantized[0] / "measured/frontier-student.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
     assert measured["cpu"]["model"]
 
 
