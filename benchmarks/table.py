@@ -109,7 +109,7 @@ def results() -> str:
         parts += [
             f"## {path.stem}",
             "",
-            f"`make bench-{path.stem}`, on {cpus}.",
+            f"`{content.get('command', f'make bench-{path.stem}')}`, on {cpus}.",
             *(["", content["note"]] if "note" in content else []),  # of a run in parts
             "",
             "| What | Value | Bar | Met | Runs | Command |",

@@ -5,8 +5,10 @@ In floating-point operations always; in CPU-seconds and energy only where the ve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tasks.judge.markdown import amount, table
-from tasks.judge.verdict import Costs, Measured, MeasuredCosts, Times, Verdict
+from tasks.judge.verdict import Costs, Measured, MeasuredCosts, Runtime, Times, Verdict
 
 ROLES = {"teacher": "teacher", "float_student": "float student", "student": "what ships"}
 
@@ -63,7 +65,25 @@ def _use(measured: Measured, told: MeasuredCosts) -> str:
         )
         for role, r in measured.runtime.items()
     ]  # fmt: skip
-    return f"{table(RUNNING, running)}\n\n{RAN}"
+    return f"{table(RUNNING, running)}\n\n{RAN}{_beside_float(measured.runtime)}"
+
+
+def _beside_float(runtime: Mapping[str, Runtime]) -> str:
+    """Whether quantization made the student faster, in words: a very small one may be slower."""
+    floats, ships = runtime["float_student"], runtime["student"]
+    one, many = (
+        _time(a.p50 / b.p50) for a, b in ((ships.one, floats.one), (ships.many, floats.many))
+    )
+    return f" What ships takes {one} time than the float student for one row, {many} for 64."
+
+
+def _time(ratio: float) -> str:
+    """A ratio of times, as more or less.
+
+    >>> _time(1.25), _time(0.6)
+    ('25 % more', '40 % less')
+    """
+    return f"{100 * abs(ratio - 1):.0f} % {'more' if ratio > 1 else 'less'}"
 
 
 def _times(times: Times) -> str:

@@ -16,7 +16,7 @@ from tasks.judge.card_costs import costs
 from tasks.judge.case import Case
 from tasks.judge.costs import Noted, break_even, measured_costs, operations
 from tasks.judge.params import Distillation, Quantization, Teaching
-from tasks.judge.verdict import Costs, Latency, MeasuredCosts, read_verdict
+from tasks.judge.verdict import Costs, Latency, MeasuredCosts, Times, read_verdict
 from tests.judge.conftest import PARAMS
 
 ROWS = 39  # 40 training rows, one of them set aside
@@ -264,3 +264,25 @@ def test_a_verdict_from_before_runtimes_were_told_shows_the_medians(world: Path)
     assert "rows a second" in costs(verdict)
     assert "| prediction | ms for one | joules for 1,000 |" in costs(older)
     assert "rows a second" not in costs(older)
+
+
+@pytest.mark.parametrize(
+    ("ships", "said"),
+    [
+        ((1.5, 3.0), "takes 25 % more time than the float student for one row, 40 % less for 64."),
+        ((0.6, 6.0), "takes 50 % less time than the float student for one row, 20 % more for 64."),
+    ],
+)
+def test_the_card_says_whether_int8_is_slower_and_by_how_much(
+    ships: tuple[float, float], said: str, world: Path
+) -> None:
+    run(["student"])
+    verdict = read_verdict(world / "reports/student/verdict.json")
+    assert verdict.measured is not None
+    told = dict(verdict.measured.runtime)
+    for role, (one, many) in {"float_student": (1.2, 5.0), "student": ships}.items():
+        times = {"one": Times(p50=one, p95=9.0), "many": Times(p50=many, p95=9.0)}
+        told[role] = told[role].model_copy(update=times)
+    measured = verdict.measured.model_copy(update={"runtime": told})
+
+    assert said in costs(verdict.model_copy(update={"measured": measured}))
