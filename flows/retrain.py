@@ -17,6 +17,7 @@ from flows.state import one_line
 from tasks.core.errors import StillhouseError
 
 Run = Callable[[Stage], Outcome]
+Due = Callable[[list[str]], None]
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,15 @@ class Results:
         return max((error.exit_code for error in self.failed.values()), default=0)
 
 
-def retrain(graph: Graph, run: Run, name: str) -> Results:
+def retrain(graph: Graph, run: Run, name: str, due: Due = lambda _: None) -> Results:
     """Run the stale stages of `graph` through Prefect, as a flow run of the project `name`.
 
     `run` brings one stage up to date or raises; a failure stops the stages below it and no others.
+    `due` is told the stages that may begin now, since the last one above them has ended.
     Call it in a thread of its own: Prefect then leaves signals to the caller.
     """
     results = Results()
-    said = _submit(graph, run, name, results) if graph.stale else {}
+    said = _submit(graph, run, name, results, due) if graph.stale else {}
     for stage in graph:
         cause = next((c for p in stage.parents if (c := _cause(p, results))), None)
         if cause is not None:
@@ -55,7 +57,7 @@ def _cause(parent: str, results: Results) -> str | None:
     return parent if parent in results.failed else results.blocked.get(parent)
 
 
-def _submit(graph: Graph, run: Run, name: str, results: Results) -> dict[str, str]:
+def _submit(graph: Graph, run: Run, name: str, results: Results, due: Due) -> dict[str, str]:
     """One flow run; fills `results` and returns what Prefect says of each stage not done."""
     from prefect import flow, task
     from prefect.futures import wait
@@ -65,10 +67,16 @@ def _submit(graph: Graph, run: Run, name: str, results: Results) -> dict[str, st
 
     stale = [stage for stage in graph if stage.name in graph.stale]
 
+    names = {stage.name for stage in stale}
+
+    def free(stage: Stage) -> bool:
+        return all(p in results.done for p in stage.parents if p in names)
+
     @task(persist_result=False)
     def bring_up_to_date(stage: str) -> Any:
         try:
             results.done[stage] = run(graph.stages[stage])
+            due([s.name for s in stale if stage in s.parents and free(s)])
         except StillhouseError as error:
             results.failed[stage] = error
             return Failed(message=str(error))

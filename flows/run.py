@@ -104,7 +104,7 @@ class Job:
             background(lambda: tracking.warm(self.checkout))
             self.prefect.adopt()
         self._go_on()
-        results = retrain(graph, self.one, self.params.name)
+        results = retrain(graph, self.one, self.params.name, self.runner.turns.due)
         for stage, cause in results.blocked.items():
             self.shown.blocked(stage, cause)
         self._go_on()

@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,24 +80,42 @@ def _needed(group: str, threads: int, count: int) -> int:
 class Turns:
     """Within one run, who asks for slots at the same time gets them in the order of their names.
 
-    Branches that become ready together then start in the same order every time.
+    Branches that become ready together start in the same order every time: those that are `due`
+    are waited for, but no longer than `patience` seconds, since one may never come.
     """
 
+    patience: float = 5.0
     _waiting: list[str] = field(default_factory=list)
+    _due: set[str] = field(default_factory=set)
     _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def due(self, names: Iterable[str]) -> None:
+        """`names` will ask at any moment now."""
+        with self._changed:
+            self._due.update(names)
 
     @contextmanager
     def turn(self, name: str) -> Iterator[None]:
-        """Wait until nobody before `name` is asking; ask within the block."""
+        """Wait until nobody before `name` is asking or due; ask within the block."""
         with self._changed:
+            self._due.discard(name)
             insort(self._waiting, name)
-            self._changed.wait_for(lambda: self._waiting[0] == name)
+            self._changed.notify_all()
+            early = self._changed.wait_for(
+                lambda: self._first() == name and not any(d < name for d in self._due),
+                self.patience,
+            )
+            if not early:
+                self._changed.wait_for(lambda: self._first() == name)
         try:
             yield
         finally:
             with self._changed:
                 self._waiting.remove(name)
                 self._changed.notify_all()
+
+    def _first(self) -> str:
+        return self._waiting[0]
 
 
 @contextmanager

@@ -68,9 +68,14 @@ with hold(checkout):
     runner = Runner(checkout)
     graph = read_graph(checkout.root)
     one = lambda stage: runner.run(stage, say=lambda line: None, began=lambda: None)
+    due = []
+    def tell(names):
+        due.append(sorted(names))
+        runner.turns.due(names)
     with stoppable(runner):
-        results = in_thread(lambda: retrain(graph, one, "tiny"), runner)
+        results = in_thread(lambda: retrain(graph, one, "tiny", tell), runner)
 print(json.dumps({
+    "due": due,
     "done": {stage: outcome.how for stage, outcome in results.done.items()},
     "failed": {stage: [error.exit_code, str(error)] for stage, error in results.failed.items()},
     "blocked": results.blocked,

@@ -71,6 +71,8 @@ def test_every_stage_runs_in_order_side_by_side_where_it_can_and_prefect_knows(
 
     assert result["code"] == 0
     assert result["done"] == dict.fromkeys(["alone", "grow", "left", "right", "join"], "ran")
+    assert ["left", "right"] in result["due"]
+    assert sum("join" in names for names in result["due"]) == 1
     assert {fresh.out(stage).read_text() for stage in result["done"]} == {"1"}
     (run,) = rows(prefect_url, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})
     assert (run["name"], run["state_type"]) == ("tiny", "COMPLETED")

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from flows.slots import slots
+from flows.slots import Turns, slots
 from flows.state import Interrupted
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, threading
 from pathlib import Path
-from flows.slots import slots
+from flows.slots import Turns, slots
 with slots(sys.argv[1], int(sys.argv[2]), threading.Event(), Path(sys.argv[3]), 2):
     print("held", flush=True)
     sys.stdin.readline()
 """
 Hold = Callable[..., subprocess.Popen[str]]
+Until = Callable[[Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def locked(path: Path) -> bool:
 
 
 def test_a_light_stage_does_not_overtake_a_training_that_waits(
-    hold: Hold, tmp_path: Path, until: Callable[[Callable[[], object]], None]
+    hold: Hold, tmp_path: Path, until: Until
 ) -> None:
     light = hold("stress")
     held(light)
@@ -171,3 +172,37 @@ def test_who_waits_for_cores_can_be_stopped(hold: Hold, tmp_path: Path) -> None:
         pass
 
     released(training)
+
+
+def turns_of(turns: Turns, until: Until, *names: str) -> list[str]:
+    """Threads that ask one after the other, each once the one before it asks or has had its turn;
+    the order in which they got it."""
+    got: list[str] = []
+
+    def ask(name: str) -> None:
+        with turns.turn(name):
+            got.append(name)
+
+    threads = []
+    for name in names:
+        threads.append(threading.Thread(target=ask, args=(name,)))
+        threads[-1].start()
+        until(lambda name=name: name in (*turns._waiting, *got))
+    for thread in threads:
+        thread.join(30)
+    return got
+
+
+def test_who_is_due_gets_its_turn_before_those_that_ask_earlier(until: Until) -> None:
+    turns = Turns(patience=30)
+    turns.due(["b", "a", "c"])
+
+    assert turns_of(turns, until, "c", "b", "a") == ["a", "b", "c"]
+    assert turns_of(turns, until, "c") == ["c"]  # nobody is due any more
+
+
+def test_who_is_due_and_never_comes_is_not_waited_for_for_ever(until: Until) -> None:
+    turns = Turns(patience=0.5)
+    turns.due(["a"])
+
+    assert turns_of(turns, until, "c", "b") == ["b", "c"]
