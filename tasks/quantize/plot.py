@@ -5,6 +5,7 @@ each layer costs. All are readable in black and white.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ MARKS = {  # of a way to quantize a layer: marker and filling
     "weights8": ("o", "white", "int8 weights"),
     "weights4": ("^", "0.6", "int4 weights"),
 }
+NEAR = 0.15  # of the width: labels closer than that would cover each other
 SEEN = 1e-9  # KL in nats; what is below stands here, where the logarithm begins
 
 
@@ -80,17 +82,19 @@ def _candidates(
             facecolor="black" if chosen else "white",
             edgecolor="black",
         )
-    for place, names in labels.items():
+    span = max(at for at, _ in labels) - min(at for at, _ in labels)
+    above, before = 0, -math.inf
+    for place, names in sorted(labels.items()):
+        above = above + 1 if place[0] - before < NEAR * span else 0
+        before = place[0]
         axes.annotate(
             ", ".join(sorted(names)),
             place,
-            xytext=(5, 6),
+            xytext=(5, 6 + 12 * above),  # neighbours' labels stand above each other
             textcoords="offset points",
-            rotation=35,  # files of nearly equal size stand side by side
-            rotation_mode="anchor",
             fontsize=8,
         )
-    axes.margins(0.2)
+    axes.margins(x=0.2, y=0.3)
     axes.set_ylabel("accuracy on validation rows")
     axes.set_title(f"chosen: {choice.chosen}", fontsize=10)
 
