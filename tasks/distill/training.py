@@ -81,9 +81,8 @@ def learn(
     bank = read_bank(above / "bank", on.rows, teacher.sha256, on.views.model_dump(), on.form)
     check_rows(name, rung, on.rows.labels, bank)
     loss, signal = taught_by(name, rung, net, above, teacher, bank, torch.get_num_threads())
-    if rung.adversary is None:
-        validate = validator(net, on.val)
-    else:
+    validate = validator(net, on.val)
+    if rung.adversary is not None and rung.training.patience is not None:  # it chooses the epoch
         validate = attacked_validator(net, on.val, data, rung.adversary)
     train(
         net,

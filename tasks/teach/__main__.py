@@ -125,9 +125,8 @@ def _network(
         return wrong(student.forward(near))  # as in Madry et al. (2018): of x' alone
 
     val = read_split("val", data)
-    if adversary is None:
-        validate = validator(net, val)
-    else:
+    validate = validator(net, val)
+    if adversary is not None and params.training.patience is not None:  # it chooses the epoch
         validate = attacked_validator(net, val, data, adversary)
     train(
         net,

@@ -66,8 +66,12 @@ def test_adversarial_training_keeps_more_of_what_an_attack_leaves(
         return F.cross_entropy(logits, labels)
 
     left, clean = {}, {}
-    for name, adversary in {"plain": None, "robust": ADVERSARY}.items():
-        params = check(TeachParams, SECTION | {"adversary": adversary}, where="")
+    for name, adversary, patience in (
+        ("plain", None, 90), ("robust", ADVERSARY, 90), ("unchosen", ADVERSARY, None),
+    ):  # fmt: skip
+        training = SECTION["training"] | {"patience": patience}
+        section = SECTION | {"adversary": adversary, "training": training}
+        params = check(TeachParams, section, where="")
         net = _network(params, fingerprint, in_memory(train), name, tmp_path / f"{name}.jsonl")
         torch.manual_seed(0)
         near = attack.worst(Student(net(images), {}, net, net), images, wrong)
@@ -78,21 +82,27 @@ def test_adversarial_training_keeps_more_of_what_an_attack_leaves(
     assert min(clean.values()) > 0.85
 
 
-def test_a_training_with_an_adversary_is_validated_under_attack(
+def test_an_epoch_is_chosen_under_attack_where_there_is_an_adversary(
     digits: tuple[Table, Table, Fingerprint], tmp_path: Path
 ) -> None:
     train, val, fingerprint = digits
     torch.set_num_threads(1)
     said = {}
-    for name, adversary in {"plain": None, "robust": ADVERSARY}.items():
-        params = check(TeachParams, SECTION | {"adversary": adversary}, where="")
+    for name, adversary, patience in (
+        ("plain", None, 90), ("robust", ADVERSARY, 90), ("unchosen", ADVERSARY, None),
+    ):  # fmt: skip
+        training = SECTION["training"] | {"patience": patience}
+        section = SECTION | {"adversary": adversary, "training": training}
+        params = check(TeachParams, section, where="")
         history = tmp_path / f"{name}.jsonl"
         net = _network(params, fingerprint, in_memory(train), name, history)
-        last = json.loads(history.read_text().splitlines()[-1])["val_accuracy"]
+        lines = [json.loads(line)["val_accuracy"] for line in history.read_text().splitlines()]
+        last = lines[-1] if patience is None else max(lines)  # of the weights that were kept
         clean = accuracy(network_scorer(net)(val.images), val.labels)
         said[name] = (last, round(clean, 6))
     assert said["plain"][0] == said["plain"][1]
     assert said["robust"][0] < said["robust"][1] - 0.1
+    assert said["unchosen"][0] == said["unchosen"][1]  # no epoch is chosen: an attack is spared
 
 
 def test_an_adversary_that_goes_nowhere_is_refused() -> None:

@@ -42,10 +42,11 @@ def attacked_validator(
 ) -> Callable[[], float]:
     """Accuracy of `net` that is left of up to 1,000 validation rows at the worst image near each.
 
-    For a training that meets an adversary: late in it a network may learn to fool the few steps
-    that it is shown, and stand nothing else (catastrophic overfitting, Wong et al., 2020). Clean
-    accuracy rises meanwhile, so it is no guide to the epoch to keep. The search is `harder` than
-    the training's, the same at every call, and leaves torch's own generator as it was.
+    For a training that meets an adversary and keeps its best epoch (`patience`): late in it a
+    network may learn to fool the few steps that it is shown, and stand nothing else (catastrophic
+    overfitting, Wong et al., 2020). Clean accuracy rises meanwhile, so it is no guide to the epoch
+    to keep. The search is `harder` than the training's, the same at every call, and leaves
+    torch's own generator as it was.
     """
     some = val.take(np.arange(min(len(val), ATTACKED)))  # by hash: a random sample
     images, labels = torch.from_numpy(some.images.astype(np.float32)), torch.from_numpy(some.labels)
