@@ -102,7 +102,7 @@ def results() -> str:
         "Made by `python -m benchmarks results` from `benchmarks/results/`.",
         "",
     ]
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(RESULTS.glob("*.json"), key=lambda path: path.stem):
         content = read_json(path)
         rows = content["rows"]
         cpus = ", ".join(sorted({r["cpu"] for r in rows}))
