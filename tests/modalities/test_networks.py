@@ -10,7 +10,7 @@ import torch
 
 from tasks.core.models import Architecture, Normalisation
 from tasks.core.tables import Schema
-from tasks.modalities.vision.networks import build
+from tasks.modalities.vision.networks import Residual, build
 
 # A process of its own, since the defect writes where it must not.
 GRADIENTS = """
@@ -36,6 +36,14 @@ def test_the_shortcut_has_the_right_gradient_at_any_width(inputs: range) -> None
     code = GRADIENTS.format(inputs=list(inputs))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_gradients_between_blocks_are_channels_last() -> None:
+    last = torch.channels_last
+    block = Residual(4, 8, 2).to(memory_format=last).train()  # type: ignore[call-overload]
+    x = torch.rand(2, 4, 7, 7).to(memory_format=last).requires_grad_()
+    (gradient,) = torch.autograd.grad(block(x).square().sum(), x)
+    assert gradient.is_contiguous(memory_format=last)
 
 
 @pytest.mark.parametrize(
