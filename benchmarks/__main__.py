@@ -9,7 +9,17 @@ from pathlib import Path
 from benchmarks.table import results, show, write
 from tasks.core.files import write_text
 
-BENCHMARKS = ("main", "whole", "distill", "fashion-mnist", "robust", "views", "quantize", "stress")
+BENCHMARKS = (
+    "main",
+    "whole",
+    "distill",
+    "fashion-mnist",
+    "robust",
+    "views",
+    "quantize",
+    "arm64",
+    "stress",
+)
 
 
 def main(names: list[str]) -> int:

@@ -279,6 +279,13 @@ def test_a_file_that_was_made_for_one_kind_of_cpu_passes_and_says_so() -> None:
     assert gate.why.endswith("It was made for x86-vnni alone.")
 
 
+@pytest.mark.parametrize("target", ["x86-avx2", "arm64"])
+def test_a_file_that_saturates_is_refused_where_it_is_judged(target: str) -> None:
+    gate = portability(Certificate.model_validate(certificate(saturating(), target)))
+
+    assert not gate.passed
+
+
 def test_a_trial_decides_only_where_every_cpu_must_answer_alike(measured: Measured) -> None:
     trial = Trial(tried=True, cpu="Haswell", rows=9, different=3, why="Tried.")
 
