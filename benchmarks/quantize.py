@@ -34,7 +34,7 @@ from tasks.modalities.vision.networks import ResidualNetwork, build, folded
 from tasks.modalities.vision.scorers import load_network
 from tasks.quantize.calibrate import calibrate, calibration_rows
 from tasks.quantize.contract import shipped
-from tasks.quantize.export import INPUT, export
+from tasks.quantize.export import INPUT, LOGITS, export
 from tasks.quantize.params import Calibration
 from tasks.quantize.static import quantized
 from tasks.quantize.weight_only import weight_only
@@ -75,6 +75,7 @@ def run() -> list[Row]:
         *accuracy_rows(student, test),
         *speed_rows(sizes, test),
         *teacher_rows(student, sizes[FIFTEENTH], test),
+        check_row(student, test),
         row("file of a student of 19,810 parameters, static int8",
             len(sizes[TWENTY].static) / 1000, "kB", "<= 26", COMMAND),
         *rival_rows(student, others, test),
@@ -164,6 +165,24 @@ def teacher_rows(student: Files, fifteenth: Files, test: Table) -> list[Row]:
               size / len(found.static), "x", ">= 40" if found is fifteenth else "", COMMAND)
           for name, found in students.items()),
     ]  # fmt: skip
+
+
+def check_row(student: Files, test: Table) -> Row:
+    """What is left of the time when nothing looks whether values are finite and in range."""
+    whole, bare = onnx.load_from_string(student.static), onnx.ModelProto()
+    bare.CopyFrom(whole)
+    wanted = {LOGITS}
+    for node in reversed(whole.graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+        else:
+            bare.graph.node.remove(node)
+    del bare.graph.output[1:]
+    times = medians({
+        "with": call(student.static, test), "without": call(bare.SerializeToString(), test),
+    })  # fmt: skip
+    return row("static int8 without its check of the input: time over ours",
+               times["without"] / times["with"], "x", "", COMMAND)  # fmt: skip
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
