@@ -99,7 +99,8 @@ def results() -> str:
     parts = [
         "# Results",
         "",
-        "Made by `python -m benchmarks results` from `benchmarks/results/`.",
+        "Made by `python -m benchmarks results` from `benchmarks/results/`. Why a hyper-parameter "
+        "is what it is stands beside it in `params.yaml` and `presets/`.",
         "",
     ]
     for path in sorted(RESULTS.glob("*.json"), key=lambda path: path.stem):

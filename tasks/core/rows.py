@@ -1,7 +1,7 @@
-"""Training rows as the trainer and the bank stream them: memory grows with the batch, not the data.
+"""Rows as the trainer and the bank stream them: memory grows with the batch, not the data.
 
 Labels and keys lie in memory (16 bytes a row); images lie in an unnamed file, so that a crash
-leaves nothing behind. Never reads validation or test rows.
+leaves nothing behind. Never reads test rows.
 """
 
 from __future__ import annotations
@@ -68,6 +68,16 @@ def read_rows(schema: Schema, folder: Path = DATA, transfer: bool = False) -> Ro
     """
     names = ("train", "transfer") if transfer else ("train",)
     tables = [(folder / f"{n}.parquet", set_aside(folder / "quarantine.parquet", n)) for n in names]
+    return _spooled(tables, schema, folder)
+
+
+def read_validation(schema: Schema, folder: Path = DATA) -> Rows:
+    """The validation rows, images left on disk."""
+    return _spooled([(folder / "val.parquet", set())], schema, folder)
+
+
+def _spooled(tables: list[tuple[Path, set[int]]], schema: Schema, folder: Path) -> Rows:
+    """The rows of all `tables`, each without those set aside, copied to an unnamed file."""
     labels: list[NDArray[np.int64]] = []
     keys: list[NDArray[np.uint64]] = []
     digest = hashlib.sha256()
@@ -80,7 +90,7 @@ def read_rows(schema: Schema, folder: Path = DATA, transfer: bool = False) -> Ro
         with blamed_on(folder):
             spool.write(images.tobytes())
     if not spool.tell():
-        raise DataError(f"{folder / 'train.parquet'}: no rows are left to train on; add some")
+        raise DataError(f"{tables[0][0]}: no rows are left; add some")
     with blamed_on(folder):
         spool.flush()
     every_label, every_key = torch.from_numpy(_joined(labels)), _joined(keys)

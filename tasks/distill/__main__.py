@@ -14,7 +14,6 @@ from tasks.core.cost import cpu_seconds
 from tasks.core.errors import ParamsError
 from tasks.core.files import read_json, write_json
 from tasks.core.lineage import hand_on
-from tasks.core.metrics import correct
 from tasks.core.models import MODELS, ModelSpec, read_spec
 from tasks.core.params import check, read, section
 from tasks.core.reports import RungReport
@@ -26,6 +25,7 @@ from tasks.distill.report import check_ratio, report
 from tasks.distill.training import Material, bank_of, learn, read_material
 from tasks.distill.warm_start import FOLDER
 from tasks.modalities.vision.scorers import load_scorer
+from tasks.modalities.vision.training import predicted
 
 
 def run(arguments: list[str]) -> None:
@@ -59,7 +59,7 @@ def _distilled(name: str, rung: Rung, on: Material) -> Bank:
     check_ratio(teacher, name, size(rung.architecture, on.fingerprint.data))
     spec, bank = learn(name, rung, above, folder, on, CHECKPOINTS / name, f"distill@{name}")
     hand_on(above, folder)
-    hits = int(correct(load_scorer(folder)(on.val.images), on.val.labels).sum())
+    hits = int((predicted(load_scorer(folder), on.val) == on.val.labels.numpy()).sum())
     result = report(spec, hits, len(on.val), _report_above(above, teacher))
     write_json(folder / "report.json", result.model_dump(mode="json"))
     print(

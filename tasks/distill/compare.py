@@ -53,6 +53,7 @@ from tasks.distill.plan_plot import plan_png
 from tasks.distill.propose import Chain, Ground, ground, size
 from tasks.distill.training import Material, bank_of, learn, read_material
 from tasks.modalities.vision.scorers import load_scorer
+from tasks.modalities.vision.training import predicted
 
 TEACHER = MODELS / "teacher"
 PLANS = CHECKPOINTS / "of-plan"  # no name of a rung has a hyphen
@@ -95,7 +96,7 @@ def run(arguments: list[str]) -> None:
 
 def compared(chains: Mapping[str, Chain], seeds: int, bench: Bench) -> dict[str, Flags]:
     """Which validation rows each chain's student has right: (seeds, rows) by chain."""
-    labels = bench.on.val.labels
+    labels = bench.on.val.labels.numpy()
     found: dict[str, list[Flags]] = {name: [] for name in chains}
     total = len(chains) * seeds
     for seed in range(seeds):
@@ -162,8 +163,7 @@ class Bench:
         file = folder / SCORES
         if not file.is_file():
             self._learn(links, what)
-            logits = load_scorer(folder)(self.on.val.images)
-            write_bytes(file, save({"predicted": logits.argmax(axis=1).astype(np.int64)}))
+            write_bytes(file, save({"predicted": predicted(load_scorer(folder), self.on.val)}))
         try:
             return load_file(file)["predicted"].astype(np.int64)
         except (SafetensorError, KeyError):

@@ -25,9 +25,9 @@ from tasks.core.models import (
 )
 from tasks.core.parallel import go_on_alone
 from tasks.core.params import section
-from tasks.core.rows import Rows, read_rows
+from tasks.core.rows import Rows, read_rows, read_validation
 from tasks.core.seeds import derived
-from tasks.core.tables import Fingerprint, Table, read_fingerprint, read_split
+from tasks.core.tables import Fingerprint, read_fingerprint
 from tasks.core.trainer import train
 from tasks.distill.above import check_rows, taught_by
 from tasks.distill.params import Rung
@@ -45,7 +45,7 @@ class Material:
 
     fingerprint: Fingerprint
     rows: Rows
-    val: Table
+    val: Rows
     views: Views
     form: BankForm
     warm_start: Path | None = None
@@ -57,7 +57,7 @@ def read_material(warm_start: Path | None = None) -> Material:
     return Material(
         fingerprint,
         read_rows(fingerprint.data, transfer=True),
-        read_split("val", fingerprint.data),
+        read_validation(fingerprint.data),
         section("teach.views", Views),
         section("teach.bank", BankForm),
         warm_start,

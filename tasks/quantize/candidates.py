@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from tasks.core.bank import Bank
 from tasks.core.errors import DataError
-from tasks.core.rows import Rows
+from tasks.core.rows import Rows, in_memory
 from tasks.core.session import open_session, score
 from tasks.core.tables import Schema, Table
 from tasks.core.trainer import train as fit
@@ -141,7 +141,7 @@ def _tuned(
         params.qat,
         view=viewer(rows, views),
         signal=bank.signal,
-        validate=validator(net, val),
+        validate=validator(net, in_memory(val)),
         history=folder / "history.jsonl",
         what="qat",
         checkpoints=checkpoints,

@@ -24,7 +24,7 @@ from tasks.core.models import (
 )
 from tasks.core.parallel import go_on_alone, joined
 from tasks.core.params import read, section
-from tasks.core.rows import Rows, read_rows
+from tasks.core.rows import Rows, read_rows, read_validation
 from tasks.core.seeds import derived, deterministic
 from tasks.core.signal import Batch, Student
 from tasks.core.stage import main
@@ -48,7 +48,7 @@ def run(_: list[str]) -> None:
     fingerprint = read_fingerprint()
     params.bank.fits(len(fingerprint.data.classes))
     rows = read_rows(fingerprint.data)
-    banked = read_rows(fingerprint.data, transfer=True)
+    banked = read_rows(fingerprint.data, transfer=True) if fingerprint.transfer else rows
     if params.folds:
         check_folds(fold_of(rows.keys, params.folds), params.folds, params.training.batch)
     with cpu_seconds() as training:
@@ -124,7 +124,7 @@ def _network(
         near = search(adversary, *data.range).worst(student, batch.images, wrong)
         return wrong(student.forward(near))  # as in Madry et al. (2018): of x' alone
 
-    val = read_split("val", data)
+    val = read_validation(data)
     validate = validator(net, val)
     if adversary is not None and params.training.patience is not None:  # it chooses the epoch
         validate = attacked_validator(net, val, data, adversary)

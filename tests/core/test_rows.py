@@ -1,4 +1,4 @@
-"""Training rows from disk: the same rows however they are held, and memory that does not grow."""
+"""Rows from disk: the same rows however they are held, and memory that does not grow."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import torch
 
 from tasks.core import rows as reading
 from tasks.core import stored
-from tasks.core.rows import in_memory, read_rows
+from tasks.core.rows import in_memory, read_rows, read_validation
 from tasks.core.seeds import derived
 from tasks.core.stored import OnDisk
 from tasks.core.tables import QUARANTINE, Schema, Table, write_table
@@ -58,6 +58,14 @@ def test_rows_from_disk_are_those_of_the_table_without_the_quarantine(
     assert (len(found), found.digest) == (47, expected.digest)
 
 
+def test_validation_rows_are_all_those_of_their_table(table: Table, tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").rename(tmp_path / "val.parquet")
+    expected, found = in_memory(table), read_validation(SCHEMA, tmp_path)
+    assert torch.equal(found.images[:], expected.images[:])
+    assert torch.equal(found.labels, expected.labels)
+    assert found.digest == expected.digest
+
+
 @pytest.mark.usefixtures("table")
 def test_nothing_lies_beside_the_tables(tmp_path: Path) -> None:
     quarantined(tmp_path, [])
@@ -74,8 +82,9 @@ import numpy as np
 import torch
 from tasks.core.bank import BankForm, read_bank
 from tasks.core.banking import write_bank
-from tasks.core.rows import read_rows
+from tasks.core.rows import read_rows, read_validation
 from tasks.core.tables import Schema, Table, write_table
+from tasks.modalities.vision.training import validator
 from tests.core.test_rows import quarantined
 
 def peak():
@@ -92,6 +101,11 @@ def use(folder, count):
     bank = read_bank(folder / "bank", rows, "m", {"count": 1}, BankForm())
     for index in torch.randperm(len(rows)).split(256):
         rows.images[index], bank.signal(None, index, 0)
+    validator(Net(), read_validation(schema, folder))()
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return x[:, 0, 0, :2]
 
 torch.set_num_threads(1)
 base = Path(sys.argv[1])
@@ -107,9 +121,9 @@ def test_more_rows_take_no_more_memory_than_their_labels(tmp_path: Path) -> None
     for count in (40000, 120000):
         names = np.array([f"{i:064x}" for i in range(count)])
         images = np.zeros((count, 1, 28, 28), np.uint8)
-        write_table(
-            tmp_path / f"{count}/train.parquet", Table(names, np.zeros(count, np.int64), images)
-        )
+        for split in ("train", "val"):
+            path = tmp_path / f"{count}/{split}.parquet"
+            write_table(path, Table(names, np.zeros(count, np.int64), images))
         quarantined(tmp_path / f"{count}", [])
     done = subprocess.run(
         [sys.executable, "-c", STREAMED, str(tmp_path)],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.adversary import Adversary
+from tasks.core.rows import Rows, in_memory
 from tasks.core.tables import Schema, Table
 from tasks.modalities.vision import training
 from tasks.modalities.vision.training import attacked_validator, validator
@@ -25,11 +26,11 @@ class Threshold(nn.Module):
         return torch.stack([-over, over], 1)
 
 
-def rows(*means: int) -> Table:
+def rows(*means: int) -> Rows:
     """Images of one value each, labelled rightly."""
     images = np.repeat(np.array(means, np.uint8), 4).reshape(-1, 1, 2, 2)
     names = np.array([f"{i:064d}" for i in range(len(means))])
-    return Table(names, (np.array(means) > 50).astype(np.int64), images)
+    return in_memory(Table(names, (np.array(means) > 50).astype(np.int64), images))
 
 
 def test_what_is_left_is_what_stands_further_from_the_boundary_than_an_attack_reaches() -> None:

@@ -139,7 +139,7 @@ def trained(
         Training(epochs=12, batch=32, learning_rate=0.02, weight_decay=0.0),
         view=viewer(in_memory(train_rows), Views(count=1, shift=0)),
         signal=lambda _, index, __: (Outputs(signal[index]),),
-        validate=validator(net, val_rows), what="qat",
+        validate=validator(net, in_memory(val_rows)), what="qat",
         history=tmp_path_factory.mktemp("qat") / "history.jsonl",
     )  # fmt: skip
     return net

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +25,22 @@ from tasks.core.files import write_json
 from tasks.core.models import read_spec
 from tasks.core.params import check
 from tasks.core.rows import Rows, in_memory, read_rows
-from tasks.core.tables import QUARANTINE, UNLABELLED, Fingerprint, Split, Table, write_table
+from tasks.core.tables import (
+    QUARANTINE,
+    UNLABELLED,
+    Fingerprint,
+    Split,
+    Table,
+    Unlabelled,
+    write_table,
+)
 from tasks.modalities.vision.scorers import load_scorer
 from tasks.teach.__main__ import run
 from tasks.teach.folds import check_folds, chosen, fold_of, out_of_fold
 from tasks.teach.params import TeachParams
 from tests.teach.conftest import DATA, safetensors
 
+ROOT = Path(__file__).parents[2]
 Checkout = Callable[..., Path]
 
 SECTION = {
@@ -136,6 +149,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     fingerprint = Fingerprint(
         format="stillhouse/fingerprint/1", data=DATA, snapshot="0", mean=8, std=5, digest="0",
         splits=dict.fromkeys(("train", "val", "test"), any_split),
+        transfer=Unlabelled(rows=2, left_out=0, sha256="0"),
     )  # fmt: skip
     write_json(tmp_path / "data/fingerprint.json", fingerprint.model_dump(mode="json"))
     monkeypatch.chdir(tmp_path)
@@ -179,6 +193,25 @@ def test_out_of_fold_labels_are_less_sure_than_those_of_a_network_that_knows_the
     assert np.array_equal(same, teacher)
     assert json.loads((root / "models/teacher/bank/bank.json").read_text())["folds"] == 3
     assert len(list((root / "models/teacher/folds").glob("*.jsonl"))) == 3
+
+
+def test_two_processes_write_the_teacher_and_the_bank_that_one_writes(checkout: Checkout) -> None:
+    root = checkout(folds=2)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "tasks.teach"],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" rows as float16") == 1, "the first process alone banks"
+    _, shared, teacher = banked(root)
+    shutil.rmtree(root / "models")
+    run([])
+    _, alone, same = banked(root)
+
+    assert np.abs(teacher - same).max() < 1e-3
+    assert np.abs(shared - alone).max() < 1e-3
 
 
 def test_too_many_folds_stop_the_stage_before_it_trains(checkout: Checkout) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,8 +19,8 @@ from tasks.core.metrics import accuracy
 from tasks.core.rows import Rows, View
 from tasks.core.seeds import derived
 from tasks.core.signal import Student
-from tasks.core.tables import Schema, Table
-from tasks.modalities.vision.scorers import network_scorer
+from tasks.core.tables import Schema
+from tasks.modalities.vision.scorers import Scorer, network_scorer
 from tasks.modalities.vision.views import Views, apply
 
 BATCH = 256
@@ -31,14 +32,20 @@ def viewer(rows: Rows, views: Views) -> View:
     return lambda images, index, k: apply(images, rows.keys[index], k, views)
 
 
-def validator(net: nn.Module, val: Table) -> Callable[[], float]:
+def predicted(score: Scorer, rows: Rows) -> NDArray[np.int64]:
+    """The class (N,) that `score` gives each of `rows`, read block by block."""
+    blocks = (rows.images[at : at + BATCH] for at in range(0, len(rows), BATCH))
+    return np.concatenate([score(block.numpy()).argmax(axis=1) for block in blocks])
+
+
+def validator(net: nn.Module, val: Rows) -> Callable[[], float]:
     """Accuracy of `net` on validation rows, whenever it is called."""
-    score = network_scorer(net)
-    return lambda: accuracy(score(val.images), val.labels)
+    score, labels = network_scorer(net), val.labels.numpy()
+    return lambda: float((predicted(score, val) == labels).mean())
 
 
 def attacked_validator(
-    net: nn.Module, val: Table, data: Schema, adversary: Adversary
+    net: nn.Module, val: Rows, data: Schema, adversary: Adversary
 ) -> Callable[[], float]:
     """Accuracy of `net` that is left of up to 1,000 validation rows at the worst image near each.
 
@@ -48,8 +55,7 @@ def attacked_validator(
     to keep. The search is `harder` than the training's, the same at every call, and leaves
     torch's own generator as it was.
     """
-    some = val.take(np.arange(min(len(val), ATTACKED)))  # by hash: a random sample
-    images, labels = torch.from_numpy(some.images.astype(np.float32)), torch.from_numpy(some.labels)
+    images, labels = val.images[:ATTACKED].float(), val.labels[:ATTACKED]  # by hash: at random
     hard, score = search(harder(adversary), *data.range), network_scorer(net)
     student = Student(torch.empty(0), {}, net, net)
 
@@ -61,6 +67,6 @@ def attacked_validator(
                 rows = slice(start, start + BATCH)
                 wrong = partial(F.cross_entropy, target=labels[rows])
                 found.append(hard.worst(student, images[rows], wrong))
-        return accuracy(score(torch.cat(found).numpy()), some.labels)
+        return accuracy(score(torch.cat(found).numpy()), labels.numpy())
 
     return left
