@@ -147,7 +147,7 @@ def read_checkpoint(folder: Path, key: str, state: State) -> bool:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """The training is done, or another one: what it left goes."""
+    """All that it was for is stored, or it is another training's: it goes."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -100,8 +100,10 @@ def train(
 
     With `ema` it is the averaged weights that are validated and kept; with `patience` those of the
     best epoch. `checkpoints` is the folder of this training's checkpoints, and of the batch whose
-    loss was not finite (`TrainingError`); `about` names all that decides the result and is seen
-    neither in `net` and `loss` nor in `rows`: the models above, views, losses, validation rows.
+    loss was not finite (`TrainingError`). The last one holds the end, so that nothing is trained
+    twice if what comes after is killed: whoever has stored it all removes it. `about` names all
+    that decides the result and is seen neither in `net` and `loss` nor in `rows`: the models above,
+    views, losses, validation rows.
     """
     keep_freed_memory()
     world = joined()
@@ -126,8 +128,6 @@ def train(
             state, rows, loss, training, view, validate, signal, weights, asked, taps, world, what,
             checkpoints, key, lines,
         ).fit()  # fmt: skip
-    if checkpoints is not None and world.first:
-        remove_checkpoint(checkpoints)
     net.eval()
 
 
@@ -211,6 +211,7 @@ class _Run:
             line = self._finish_epoch()
             if self.world.first:
                 pace.epoch(state.epoch - 1, line["loss"], line["val_accuracy"])
+        self._checkpoint(last=True)
         if state.best:
             state.net.load_state_dict(state.best)
         elif state.average:
@@ -291,11 +292,12 @@ class _Run:
         patience = self.training.patience
         return patience is not None and self.state.epoch - self.state.best_epoch >= patience
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, last: bool = False) -> None:
         """Store the state, if it is time."""
         every, state = self.training.checkpoint, self.state
         at = state.epoch * self.steps + state.step
-        if self.checkpoints is not None and every and at % every == 0 and self.world.first:
+        due = every and (last or at % every == 0)
+        if self.checkpoints is not None and due and self.world.first:
             write_checkpoint(self.checkpoints, self.key, state)
 
     def _fail(self, number: float, index: Tensor, batch: Batch) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.core.bank import Bank
-from tasks.core.checkpoint import CHECKPOINTS
+from tasks.core.checkpoint import CHECKPOINTS, remove_checkpoint
 from tasks.core.cost import cpu_seconds
 from tasks.core.errors import ParamsError
 from tasks.core.files import read_json, write_json
@@ -49,6 +49,7 @@ def run(arguments: list[str]) -> None:
             "bank_views": material.views.count,  # one view: what an epoch with it live would add
         },
     )
+    remove_checkpoint(CHECKPOINTS / name)
 
 
 def _distilled(name: str, rung: Rung, on: Material) -> Bank:

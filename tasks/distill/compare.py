@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from tasks.core.bank import INFO
-from tasks.core.checkpoint import CHECKPOINTS
+from tasks.core.checkpoint import CHECKPOINTS, remove_checkpoint
 from tasks.core.errors import DataError, ParamsError
 from tasks.core.files import digest, read_json, sha256, write_bytes, write_json
 from tasks.core.models import MODELS, Architecture, ModelSpec, read_spec
@@ -187,11 +187,11 @@ class Bench:
         folder = self._folder(links)
         parent = self._folder(above) if above else TEACHER
         deterministic(rung.training.seed, self.threads)  # as a stage begins, whatever was kept
-        _, bank = learn(
-            name, rung, parent, folder, self.on, folder / "unfinished", f"{what}: {name}"
-        )
+        unfinished = folder / "unfinished"
+        _, bank = learn(name, rung, parent, folder, self.on, unfinished, f"{what}: {name}")
         if banked:
             bank_of(folder, rung, bank, self.on)
+        remove_checkpoint(unfinished)
 
     def _folder(self, links: Links) -> Path:
         about = {

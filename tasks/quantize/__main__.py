@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> None:
                 target=target(params.target).name,
             ),
         )
-    for scheme in MIXTURES:
+    for scheme in ("qat", *MIXTURES):
         remove_checkpoint(CHECKPOINTS / f"{name}-{scheme}")
     timed = frontier_csv(candidates, choice, TIMES)
     write_bytes(MEASURED / f"frontier-{name}.csv", timed)

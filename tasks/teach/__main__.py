@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tasks.core.adversary import search
 from tasks.core.banking import write_bank
-from tasks.core.checkpoint import CHECKPOINTS
+from tasks.core.checkpoint import CHECKPOINTS, remove_checkpoint
 from tasks.core.cost import cpu_seconds
 from tasks.core.files import write_json
 from tasks.core.models import (
@@ -73,6 +73,8 @@ def run(_: list[str]) -> None:
             "bank_views": params.views.count,  # one view: what an epoch with a live teacher adds
         },
     )
+    for name in ("teacher", *map(_fold, range(params.folds or 0))):
+        remove_checkpoint(CHECKPOINTS / name)
 
 
 def _taught(params: TeachParams, fingerprint: Fingerprint, rows: Rows) -> ModelSpec:
@@ -98,10 +100,15 @@ def _scorer(params: TeachParams, fingerprint: Fingerprint, rows: Rows, banked: R
         return lambda images, _: teacher(images)
     fold, scorers = fold_of(rows.keys, params.folds), []
     for number in range(params.folds):
-        name, history = f"teacher-fold-{number + 1}", FOLDER / "folds" / f"{number + 1}.jsonl"
+        name, history = _fold(number), FOLDER / "folds" / f"{number + 1}.jsonl"
         seen = chosen(rows, fold != number)
         scorers.append(network_scorer(_network(params, fingerprint, seen, name, history)))
     return out_of_fold(scorers, fold_of(banked.keys, params.folds))
+
+
+def _fold(number: int) -> str:
+    """What the network is called that never sees fold `number` (from 0)."""
+    return f"teacher-fold-{number + 1}"
 
 
 def _network(

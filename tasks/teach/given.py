@@ -13,6 +13,7 @@ from textwrap import shorten
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from tasks.core.errors import DataError, TeacherError
@@ -149,7 +150,9 @@ def _onnx(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
     model = check_onnx(path)
     count = _weights(model, path)
     session = open_session(path)
-    probe = np.full((2, *data.shape), data.range[0], dtype=np.float32)
+    blank = np.full((1, *data.shape), data.range[0])
+    noise = np.random.default_rng(0).uniform(*data.range, (16, *data.shape))
+    probe = np.concatenate([blank, noise])
     try:
         logits, _ = score(session, probe)
     except Exception as error:
@@ -157,13 +160,17 @@ def _onnx(folder: Path, given: GivenSpec, data: Schema) -> ModelSpec:
             f"{path}: cannot score float32 input of shape (N, {', '.join(map(str, data.shape))}) "
             f"({str(error).splitlines()[0]}); export it with that input and a free batch size"
         ) from None
-    if logits.shape != (2, len(data.classes)):
+    if logits.shape != (len(probe), len(data.classes)):
         raise TeacherError(
             f"{path}: gives {logits.shape[1:]} outputs for {len(data.classes)} "
             "classes; its first output must be the logits"
         )
-    if not np.isfinite(logits).all():
+    if not np.isfinite(logits[0]).all():
         raise TeacherError(f"{path}: answers a blank image with NaN; give a teacher that is sound")
+    if _probabilities(logits):
+        raise TeacherError(
+            f"{path}: gives probabilities, not logits; export it without its softmax"
+        )
     return ModelSpec(
         name="teacher",
         kind="onnx",
@@ -206,6 +213,11 @@ def _huggingface(folder: Path, data: Schema) -> ModelSpec:
         flops=flops(net, data),
         sha256=content_sha256(folder, "huggingface"),
     )
+
+
+def _probabilities(outputs: NDArray[np.float32]) -> bool:
+    """Whether every row is a distribution: as logits these would teach next to nothing."""
+    return bool((outputs >= 0).all()) and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=1e-3)
 
 
 def _weights(model: onnx.ModelProto, path: Path) -> int:

@@ -120,6 +120,11 @@ def _foreign(model: onnx.ModelProto) -> None:
     model.opset_import.append(helper.make_opsetid("evil", 1))
 
 
+def _softmax(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].output[0] = "z"
+    model.graph.node.append(helper.make_node("Softmax", ["z"], ["y"]))
+
+
 def _linear(shape: tuple[int, ...], classes: int, value: float = 0.1) -> Harm:
     """A model of one product, for images of `shape`."""
     weights = np.full((int(np.prod(shape)), classes), value, np.float32)
@@ -266,6 +271,11 @@ TEACHERS = (
         "an ONNX file that answers NaN",
         black_box(_ROOTS),
         ("given/model.onnx: answers a blank image with NaN", "give a teacher that is sound"),
+    ),
+    Case(
+        "an ONNX file that ends in a softmax",
+        black_box(_model(_softmax)),
+        ("given/model.onnx: gives probabilities, not logits", "export it without its softmax"),
     ),
     Case(
         "an ONNX file that is cut off",

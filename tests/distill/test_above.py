@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from tasks.core.bank import Bank, BankForm, read_bank
 from tasks.core.banking import write_bank
 from tasks.core.errors import DataError, ParamsError, StillhouseError, TeacherError
+from tasks.core.files import sha256
 from tasks.core.models import (
+    ONNX,
     WEIGHTS,
     Architecture,
     ModelSpec,
@@ -159,6 +163,40 @@ def test_models_further_up_speak_from_the_bank_whoever_is_nearest(
     said = torch.from_numpy(load_scorer(tmp_path / "tutor")(images.numpy()))
     assert torch.allclose(nearest.logits, said, atol=0 if signal == "live" else 1e-2, rtol=1e-5)
     assert torch.equal(further.logits, first.said(index, 1))
+
+
+def black_box(folder: Path, pixels: np.ndarray) -> ModelSpec:
+    """Make the model in `folder` an ONNX file that multiplies flattened images by `pixels`."""
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])],
+        "teacher",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(pixels, "w")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), folder / ONNX)
+    opaque = {"kind": "onnx", "architecture": None, "normalisation": None}
+    spec = read_spec(folder).model_copy(update=opaque | {"sha256": sha256(folder / ONNX)})
+    write_spec(folder, spec)
+    return spec
+
+
+def test_a_live_black_box_is_asked_itself_whatever_its_bank_says(
+    rows: Rows, tmp_path: Path
+) -> None:
+    bank = model(tmp_path, "teacher", (6, 8, 10), rows)
+    pixels = np.random.default_rng(2).normal(size=(64, 4)).astype(np.float32)
+    spec, asking = black_box(tmp_path, pixels), rung("kd", signal="live")
+    index = torch.arange(8)
+    images = viewer(rows, VIEWS)(rows.images[:8].float(), index.numpy(), 1)
+
+    _, signal = taught_by("pupil", asking, network(), tmp_path, spec, bank, 1)
+    (said,) = signal(images, index, 1)
+
+    by_hand = torch.from_numpy(images.flatten(1).numpy() @ pixels)
+    assert torch.allclose(said.logits, by_hand, atol=1e-3)
+    assert not torch.allclose(bank.said(index, 1), by_hand, atol=1)
 
 
 def refused(rows: Rows, folder: Path, losing: Rung, labels: Tensor | None = None) -> str:

@@ -1,9 +1,11 @@
-"""What a rung starts from and learns on: former weights, and rows that have no label."""
+"""What a rung starts from and learns on: former weights, rows that have no label or were lost,
+and layers of a live teacher."""
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from tasks.core.adversary import Adversary
-from tasks.core.bank import BankForm
+from tasks.core.bank import Bank, BankForm, read_bank
 from tasks.core.banking import write_bank
 from tasks.core.errors import DataError
 from tasks.core.models import (
@@ -26,6 +28,8 @@ from tasks.core.models import (
 from tasks.core.rows import Rows, in_memory
 from tasks.core.seeds import deterministic
 from tasks.core.tables import UNLABELLED, Fingerprint, Schema, Split, Table
+from tasks.core.trainer import train
+from tasks.distill import training
 from tasks.distill.params import Rung
 from tasks.distill.training import Material, learn
 from tasks.distill.warm_start import read_former
@@ -73,30 +77,43 @@ class World:
         labels = np.concatenate([seen.labels, np.full(len(more), UNLABELLED)])
         learned = in_memory(Table(both.rows, labels, both.images))
         views, form = Views(count=1, shift=0), BankForm()
-        self._bank(learned, both.labels, views, form)
+        self._bank(self.teacher, learned, both.labels, views, form)
         split = Split(rows=1, per_class={}, sha256="0")
         fingerprint = Fingerprint(
             format="stillhouse/fingerprint/1", data=DIGITS, snapshot="0", mean=4.9, std=6.0,
             splits={"train": split}, digest="0",
         )  # fmt: skip
-        val = self.table.take(np.arange(1400, 1797))
+        val = in_memory(self.table.take(np.arange(1400, 1797)))
         return Material(fingerprint, learned, val, views, form)
 
-    def _bank(self, rows: Rows, shown: np.ndarray, views: Views, form: BankForm) -> None:
+    def tutor(self, on: Material, shown: np.ndarray) -> None:
+        """A rung below the teacher, whose bank says `shown` of the rows."""
+        views = on.views.model_dump()
+        above = read_bank(self.root / "teacher/bank", on.rows, self.teacher.sha256, views, on.form)
+        net = build(SMALL, DIGITS, Normalisation(mean=5, std=6))
+        tutor = spec(self.root / "tutor", net.state_dict(), "tutor")
+        self._bank(tutor, on.rows, shown, on.views, on.form, above)
+
+    def _bank(
+        self, model: ModelSpec, rows: Rows, shown: np.ndarray, views: Views, form: BankForm,
+        above: Bank | None = None,
+    ) -> None:  # fmt: skip
         def score(_: np.ndarray, index: np.ndarray) -> np.ndarray:
             return 8 * np.eye(10, dtype=np.float32)[shown[index]]
 
         write_bank(
-            self.root / "teacher/bank", rows, self.teacher.sha256, views.model_dump(),
-            viewer(rows, views), score, form,
+            self.root / model.name / "bank", rows, model.sha256, views.model_dump(),
+            viewer(rows, views), score, form, above,
         )  # fmt: skip
 
-    def learn(self, name: str, recipe: Rung, on: Material) -> tuple[ModelSpec, list[float]]:
+    def learn(
+        self, name: str, recipe: Rung, on: Material, above: str = "teacher"
+    ) -> tuple[ModelSpec, list[float]]:
         """The student's spec, and its accuracy on validation rows after each epoch."""
         deterministic(0, threads=1)
         folder = self.root / name
         told, _ = learn(
-            "student", recipe, self.root / "teacher", folder, on, self.root / f"c-{name}", name
+            "student", recipe, self.root / above, folder, on, self.root / f"c-{name}", name
         )
         lines = (folder / "history.jsonl").read_text().splitlines()
         return told, [json.loads(line)["val_accuracy"] for line in lines]
@@ -182,6 +199,35 @@ def test_rows_of_the_transfer_set_teach_the_student_without_a_label(world: World
 
     assert told.sha256 != alone.sha256
     assert with_them[-1] > without[-1] + 0.05
+
+
+def test_rows_that_the_model_above_lost_weigh_more_by_flip_weight(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on, lost, given = world.material(slice(0, 100)), np.arange(100) < 20, {}
+    world.tutor(on, (on.rows.labels.numpy() + lost) % 10)
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        given.update(options)
+        train(*arguments, **options)
+
+    monkeypatch.setattr(training, "train", noted)
+    recipe = rung(1, 0.02).model_copy(update={"flip_weight": 5.0})
+    world.learn("mindful", recipe, on, above="tutor")
+
+    assert given["weights"].numpy() == pytest.approx(np.where(lost, 6, 1) / 2)
+
+
+@pytest.mark.parametrize("loss", ["hint", "attention"])
+def test_a_rung_learns_from_the_layers_of_a_live_teacher(world: World, loss: str) -> None:
+    inside = {"losses": {loss: 1.0}, "signal": "live", "layers": {"body.0": "body.1"}}
+    recipe = rung(3, 0.02).model_copy(update=inside)
+
+    world.learn(loss, recipe, world.material(slice(0, 100)))
+
+    lines = (world.root / loss / "history.jsonl").read_text().splitlines()
+    first, *_, last = (json.loads(line)["loss"] for line in lines)
+    assert last < first
 
 
 def test_a_rung_that_meets_an_adversary_keeps_the_epoch_that_an_attack_leaves_most_of(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,9 @@ from tasks.core.tables import (
     Unlabelled,
     write_table,
 )
+from tasks.core.trainer import _Run
 from tasks.modalities.vision.scorers import load_scorer
+from tasks.teach import __main__ as stage
 from tasks.teach.__main__ import run
 from tasks.teach.folds import check_folds, chosen, fold_of, out_of_fold
 from tasks.teach.params import TeachParams
@@ -212,6 +215,26 @@ def test_two_processes_write_the_teacher_and_the_bank_that_one_writes(checkout: 
 
     assert np.abs(teacher - same).max() < 1e-3
     assert np.abs(shared - alone).max() < 1e-3
+
+
+def test_a_stage_that_was_killed_while_it_banked_does_not_train_again(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, steps, step = checkout(folds=2), [], _Run._step
+
+    def counted(training: _Run, index: torch.Tensor) -> float:
+        steps.append(training.what)
+        return step(training, index)
+
+    monkeypatch.setattr(_Run, "_step", counted)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(stage, "write_bank", Mock(side_effect=KeyboardInterrupt))
+        run([])
+    assert set(steps) == {"teach", "teach-fold-1", "teach-fold-2"}
+    steps.clear()
+    run([])
+    assert not steps
+    assert not list((root / "checkpoints").iterdir())
 
 
 def test_too_many_folds_stop_the_stage_before_it_trains(checkout: Checkout) -> None:

@@ -154,6 +154,39 @@ def test_external_weights_are_refused(tmp_path: Path) -> None:
         read_given(tmp_path, "onnx", DATA)
 
 
+def ending(folder: Path, operator: str, *inputs: str) -> Path:
+    """A linear teacher whose outputs sum to 0, and one operator behind it."""
+    model = onnx.load(black_box(folder) / "model.onnx")
+    drawn = np.random.default_rng(0).normal(0, 0.1, (16, 1)).astype(np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(drawn * np.float32([1, -1]), "w"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32([0.5]), "half"))
+    model.graph.node[1].output[0] = "z"
+    model.graph.node.append(helper.make_node(operator, ["z", *inputs], ["y"]))
+    onnx.save(model, folder / "model.onnx")
+    return folder
+
+
+def test_probabilities_are_refused(tmp_path: Path) -> None:
+    says = r"model\.onnx: gives probabilities, not logits; export it without its softmax$"
+    with pytest.raises(TeacherError, match=says):
+        read_given(ending(tmp_path, "Softmax"), "onnx", DATA)
+
+
+@pytest.mark.parametrize("last", [("LogSoftmax",), ("Relu",), ("Add", "half")])
+def test_outputs_below_0_or_of_another_sum_than_1_are_logits(
+    tmp_path: Path, last: tuple[str, ...]
+) -> None:
+    assert read_given(ending(tmp_path, *last), "onnx", DATA).kind == "onnx"
+
+
+def test_a_batch_of_fixed_size_is_refused(tmp_path: Path) -> None:
+    model = onnx.load(black_box(tmp_path) / "model.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(TeacherError, match="export it with that input and a free batch size"):
+        read_given(tmp_path, "onnx", DATA)
+
+
 def test_a_missing_folder_says_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"set teach\.path"):
         read_given(tmp_path / "none", "onnx", DATA)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional as F
 
 from tasks.core.errors import StillhouseError, TeacherError
@@ -98,6 +99,7 @@ def test_a_missing_package_says_what_to_install(vit: Path, monkeypatch: pytest.M
         ("preprocessor_config.json", {"image_mean": [0.5, 0.5]}, "takes 3 channels; write one"),
         ("preprocessor_config.json", {"image_std": 0.0}, "std above 0"),
         ("preprocessor_config.json", {"do_pad": True}, "asks for do_pad, which is not done here"),
+        ("preprocessor_config.json", {"resample": 1}, "asks for resample 1, .* ONNX and set teach"),
         ("preprocessor_config.json", {"rescale_factor": 1 / 255}, "rescale_factor 0.0039.* makes"),
     ],
 )
@@ -163,6 +165,34 @@ def test_a_crop_is_replaced_by_the_size_that_it_leaves(given: Path) -> None:
     crop = {"size": {"shortest_edge": 10}, "do_center_crop": True, "crop_size": 8}
     write_json(given / "preprocessor_config.json", PROCESSOR | crop)
     assert read_given(given, "huggingface", DATA).kind == "huggingface"
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "other"),
+    [
+        ({}, "BILINEAR", "BICUBIC"),
+        ({"resample": 2}, "BILINEAR", "BICUBIC"),
+        ({"resample": 3}, "BICUBIC", "BILINEAR"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(20, 12), (5, 6)])
+def test_images_are_resized_as_pil_does(
+    given: Path, shape: tuple[int, int], change: dict[str, object], named: str, other: str
+) -> None:
+    edit(given / "preprocessor_config.json", change)
+    image = np.random.default_rng(0).integers(0, 17, shape).astype(np.float32)
+    net = load_huggingface(given, Schema(**DATA.model_dump() | {"shape": (1, *shape)}))
+
+    def expected(resampling: str) -> NDArray[np.float32]:
+        small = np.array(Image.fromarray(image).resize((8, 8), Image.Resampling[resampling]))
+        pixels = torch.from_numpy(small).expand(1, 3, 8, 8) / 16
+        with torch.no_grad():
+            return net.model(pixel_values=(pixels - 0.5) / 0.25).logits.numpy()
+
+    found = network_scorer(net)(image[None, None])
+
+    assert np.abs(found - expected(named)).max() < 1e-5
+    assert np.abs(found - expected(other)).max() > 1e-3
 
 
 def test_one_mean_for_all_channels_says_the_same_as_one_for_each(

@@ -23,6 +23,7 @@ from tasks.core.tables import Schema
 
 WEIGHTS, CONFIG, PROCESSOR = FILES["huggingface"]
 DONE = {"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"}
+RESAMPLING = {2: "bilinear", 3: "bicubic"}  # by PIL's number
 
 
 class Config(BaseModel):
@@ -38,6 +39,7 @@ class Processor(BaseModel):
 
     do_resize: bool = True
     size: int | dict[str, int] | None = None
+    resample: int = 2
     do_center_crop: bool = False
     crop_size: int | dict[str, int] | None = None
     do_rescale: bool = True
@@ -68,6 +70,7 @@ class HuggingFaceNetwork(nn.Module):
     def __init__(self, model: nn.Module, processor: Processor, channels: int) -> None:
         super().__init__()
         self.model, self.channels, self.size = model, channels, processor.wanted()
+        self.resampling = RESAMPLING[processor.resample]
         self.factor = processor.rescale_factor if processor.do_rescale else 1.0
         shift, scale = processor.normalisation()
         self.register_buffer("mean", torch.tensor(shift).view(-1, 1, 1))
@@ -75,7 +78,7 @@ class HuggingFaceNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.size is not None and self.size != x.shape[2:]:
-            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+            x = F.interpolate(x, self.size, mode=self.resampling, antialias=True)  # as PIL does
         x = (x * self.factor).expand(-1, self.channels, -1, -1)  # grey: the same in each channel
         logits: Tensor = self.model(pixel_values=(x - self.mean) / self.std).logits
         return logits
@@ -120,11 +123,10 @@ def _processor(path: Path, channels: int, data: Schema) -> Processor:
     content = _section(path)
     others = sorted(k for k, v in content.items() if k.startswith("do_") and v and k not in DONE)
     if others:
-        raise TeacherError(
-            f"{path}: asks for {others[0]}, which is not done here; export the model with its "
-            "preprocessing to ONNX and set teach.source: onnx"
-        )
+        _undone(path, others[0])
     processor = check(Processor, content, where=str(path))
+    if processor.resample not in RESAMPLING:
+        _undone(path, f"resample {processor.resample}")
     mean, std = (np.atleast_1d(values) for values in processor.normalisation())
     if {len(mean), len(std)} - {1, channels} or min(std) <= 0:
         raise TeacherError(
@@ -170,6 +172,13 @@ def _model(folder: Path) -> nn.Module:
         _unfit(folder, f"{odd[0]} is not in the file")
     net: nn.Module = model
     return net
+
+
+def _undone(path: Path, what: str) -> NoReturn:
+    raise TeacherError(
+        f"{path}: asks for {what}, which is not done here; export the model with its "
+        "preprocessing to ONNX and set teach.source: onnx"
+    )
 
 
 def _unfit(folder: Path, why: str) -> NoReturn:
