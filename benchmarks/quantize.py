@@ -67,14 +67,16 @@ def run() -> list[Row]:
     spec = read_spec(reference.STANDARD / "student")
     images = calibration_rows(learn, CALIBRATION.rows)[:]
     student = files(load_network(reference.STANDARD / "student", spec), spec, images)
+    ships = (reference.STANDARD / "student" / reference.SHIPPED).read_bytes()
     sizes = {w: files(untrained(w, spec), spec, images) for w in (*SIZES, TWENTY)}
+    fifteenth = sizes[FIFTEENTH]
     with tempfile.TemporaryDirectory(prefix="stillhouse-bench-") as scratch:
         others = rivals(Path(scratch), student.graph, images)
-        tried = trial_rows(Path(scratch), student, test)
+        tried = trial_rows(Path(scratch), ships, test)
     return [
-        *accuracy_rows(student, test),
+        *accuracy_rows(student, ships, test),
         *speed_rows(sizes, test),
-        *teacher_rows(student, sizes[FIFTEENTH], test),
+        *teacher_rows({student.parameters: ships, fifteenth.parameters: fifteenth.static}, test),
         check_row(student, test),
         row("file of a student of 19,810 parameters, static int8",
             len(sizes[TWENTY].static) / 1000, "kB", "<= 26", COMMAND),
@@ -101,13 +103,12 @@ def untrained(widths: tuple[int, ...], spec: ModelSpec) -> ResidualNetwork:
     return build(Architecture(widths=widths, stride=2), spec.data, spec.normalisation)
 
 
-def accuracy_rows(student: Files, test: Table) -> list[Row]:
+def accuracy_rows(student: Files, ships: bytes, test: Table) -> list[Row]:
     """What static int8, and the file that the pipeline shipped, lose to the float student."""
-    kept = (reference.STANDARD / "student" / reference.SHIPPED).read_bytes()
     return [
         row(f"accuracy lost to the float student, {name}: upper bound (95 %, paired), points",
             100 * bound(student.float32, content, test), "", "<= 0.3", COMMAND)
-        for name, content in (("static int8", student.static), ("as shipped", kept))
+        for name, content in (("static int8", student.static), ("as shipped", ships))
     ]  # fmt: skip
 
 
@@ -145,8 +146,9 @@ def speed_rows(sizes: dict[tuple[int, ...], Files], test: Table) -> list[Row]:
     return rows
 
 
-def teacher_rows(student: Files, fifteenth: Files, test: Table) -> list[Row]:
-    """int8 students against the teacher as people run it, in PyTorch."""
+def teacher_rows(students: dict[int, bytes], test: Table) -> list[Row]:
+    """int8 students, by their parameters, against the teacher as people run it, in PyTorch. The
+    reference student is the file that ships; the other has random weights."""
     folder = reference.STANDARD / "teacher"
     spec = read_spec(folder)
     net, image = load_network(folder, spec), torch.from_numpy(test.images[:1].astype(np.float32))
@@ -155,15 +157,15 @@ def teacher_rows(student: Files, fifteenth: Files, test: Table) -> list[Row]:
         with torch.inference_mode():
             return net(image)
 
-    students = {f"{found.parameters:,} parameters": found for found in (student, fifteenth)}
-    times = medians({"teacher": teacher} | {n: call(f.static, test) for n, f in students.items()})
-    size = 4 * sum(p.numel() for p in net.parameters())
+    named = {f"{count:,} parameters": content for count, content in students.items()}
+    times = medians({"teacher": teacher} | {n: call(f, test) for n, f in named.items()})
+    size, (_, smaller) = 4 * sum(p.numel() for p in net.parameters()), named
     return [
-        *(row(f"static int8 student of {name} over the teacher in PyTorch, batch 1",
-              times["teacher"] / times[name], "x", ">= 20", COMMAND) for name in students),
+        *(row(f"int8 student of {name} over the teacher in PyTorch, batch 1",
+              times["teacher"] / times[name], "x", ">= 20", COMMAND) for name in named),
         *(row(f"teacher's float32 weights over the file of a student of {name}",
-              size / len(found.static), "x", ">= 40" if found is fifteenth else "", COMMAND)
-          for name, found in students.items()),
+              size / len(content), "x", ">= 40" if name == smaller else "", COMMAND)
+          for name, content in named.items()),
     ]  # fmt: skip
 
 
@@ -207,9 +209,9 @@ def rivals(scratch: Path, graph: onnx.ModelProto, images: NDArray[np.generic]) -
     venv.create(scratch / "venv", with_pip=True)
     python = scratch / "venv" / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "-r", HERE / "rival.txt"]
-    subprocess.run(install, check=True, capture_output=True)
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     command = [python, HERE / "rival.py", floats, rows, out]
-    subprocess.run(command, cwd=scratch, check=True, capture_output=True)
+    subprocess.run(command, cwd=scratch, check=True, stdout=subprocess.DEVNULL)
     return found | {"neural-compressor": out.read_bytes()}
 
 
@@ -226,7 +228,7 @@ def rival_rows(student: Files, others: dict[str, bytes], test: Table) -> list[Ro
             row(f"static int8: {name}'s time over ours, batch 1", times[name] / times["ours"], "x",
                 ">= 1", COMMAND),
             row(f"static int8: test accuracy above {name}'s, points",
-                100 * float(ours.mean() - theirs.mean()), "", "", COMMAND),
+                100 * float(ours.mean() - theirs.mean()), "", ">= 0", COMMAND),
         ]  # fmt: skip
     return rows
 
@@ -246,11 +248,11 @@ def four_bit_rows(student: Files, test: Table) -> list[Row]:
     ]
 
 
-def trial_rows(scratch: Path, student: Files, test: Table) -> list[Row]:
-    """The file on emulated CPUs, without VNNI and as exact as with it, against this one."""
+def trial_rows(scratch: Path, ships: bytes, test: Table) -> list[Row]:
+    """The shipped file on emulated CPUs, without VNNI and as exact as with it, against this one."""
     images, file, rows = test.images[:TRIED], scratch / "student.onnx", []
-    file.write_bytes(student.static)
-    here = score(open_session(student.static), images)[0].argmax(1)
+    file.write_bytes(ships)
+    here = score(open_session(ships), images)[0].argmax(1)
     for other, what in CPUS.items():
         print(f"bench-quantize: {TRIED} rows on an emulated {other}", flush=True)
         there = emulate(file, images, other)

@@ -147,11 +147,14 @@ def _weights(
         return stored.get(node.input[WEIGHT[node.op_type]], UNKNOWN)
     if node.op_type not in BETWEEN:
         return None
-    sources = [made[name] for name in node.input[:2] if name in made]
-    if [source.op_type for source in sources] != ["DequantizeLinear"] * 2:
+    sources = [made.get(name) for name in node.input[:2]]
+    entering, weight = (s if s and s.op_type == "DequantizeLinear" else None for s in sources)
+    if entering is None:
         return None
-    if sources[1].input[0] in stored:
-        return stored[sources[1].input[0]]
-    zeros = [stored.get(source.input[2]) for source in sources if len(source.input) > 2]
+    if weight is None:
+        return UNKNOWN  # of a float layer there: ONNX Runtime makes int8 of it (see `floating`)
+    if weight.input[0] in stored:
+        return stored[weight.input[0]]
+    zeros = [stored.get(source.input[2]) for source in (entering, weight) if len(source.input) > 2]
     unsigned = [zero is not None and zero.dtype == np.uint8 for zero in zeros]
     return None if unsigned == [True, True] else UNKNOWN

@@ -183,3 +183,15 @@ def test_a_scale_above_the_bound_stays_as_it_was_trained(
 
     expected = net.weight_scales[0].detach().exp().numpy()
     np.testing.assert_allclose(stored[net.layers[0].weight.scale], expected, rtol=1e-6)
+
+
+def test_a_float_layer_that_onnx_runtime_makes_int8_is_not_called_safe() -> None:
+    model = conv(np.ones((2, 3, 1, 1), np.int8))
+    nodes = [node for node in model.graph.node if node.output[0] != "b"]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "b"))
+
+    (layer,) = layers(model)
+
+    assert not layer.safe
