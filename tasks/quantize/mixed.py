@@ -2,8 +2,9 @@
 
 `weights_mixed` stores the weights of a layer in int4 or int8; `mixed` makes a layer static int8 or
 leaves it float. All layers start low. The one whose sensitivity per byte is largest goes up, until
-the candidate qualifies (`search.refusal`, and the latency budget, which may only veto); then each
-that went up is tried low again, the least sensitive first. Every candidate is measured as the file
+the candidate qualifies (`search.refusal`, and the latency budget, which may only veto) or misses
+`quantize.bytes` alone, as a layer that goes up adds bytes; then each that went up is tried low
+again, the least sensitive first. Every candidate is measured as the file
 that would ship. What was measured is kept, so that a killed search goes on where it was.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,13 +39,19 @@ STATE = "search.json"
 
 
 class Evaluated(Section):
-    """A candidate: the layers in the higher precision, in the graph's order, and its measures."""
+    """A candidate: the layers in the higher precision, in the graph's order, and its measures.
+
+    `accurate`: it is within accuracy_drop and sound; `settled`: it keeps to all but, at most,
+    `quantize.bytes`; `qualifies`: to all.
+    """
 
     high: tuple[str, ...]
     bytes: int
     accuracy: float
     bound: float
     latency_ms: float
+    accurate: bool = False
+    settled: bool = False
     qualifies: bool
 
 
@@ -91,9 +98,10 @@ def mixture(
     folder: Path,
     about: Mapping[str, Any],
 ) -> Mixture:
-    """The mixture of `floats` that qualifies in the fewest bytes that the search came by, or all
-    layers high if none does. `finished` makes a graph the file that ships. The state lies in
-    `folder`; it is of this search only if graphs, rows, bounds, code and `about` are the same."""
+    """The mixture of `floats` that qualifies in the fewest bytes that the search came by; if none
+    does, the smallest that is accurate, or all layers high. `finished` makes a graph the file that
+    ships. The state lies in `folder`; it is of this search only if graphs, rows, bounds, code and
+    `about` are the same."""
     names = [one.layer for one in found]
 
     def graph(high: Low) -> onnx.ModelProto:
@@ -106,14 +114,17 @@ def mixture(
         content = finished(graph(high))
         times = latency(content, bounds.val)
         candidate = measure(scheme, content, bounds.val, bounds.floats, times)
+        accurate = refusal(candidate, replace(bounds.goals, bytes=None)) is None
+        settled = accurate and not bounds.goals.slow(candidate, bounds.budget_ms)
         return Evaluated(
             high=tuple(name for name in names if name in high),
             bytes=candidate.bytes,
             accuracy=candidate.accuracy,
             bound=candidate.bound,
             latency_ms=candidate.latency_ms,
-            qualifies=refusal(candidate, bounds.goals) is None
-            and not bounds.goals.slow(candidate, bounds.budget_ms),
+            accurate=accurate,
+            settled=settled,
+            qualifies=settled and refusal(candidate, bounds.goals) is None,
         )
 
     order = by_sensitivity(scheme, found)
@@ -155,7 +166,8 @@ def search(
     """The layers in the higher precision, and how many candidates were evaluated to find them.
 
     `order`: every layer, the one first that is to go up first. What `path` holds of the search
-    `key` is not evaluated again.
+    `key` is not evaluated again. Where nothing qualifies: the smallest accurate candidate of those
+    evaluated, else the last.
     """
     trail = {frozenset(one.high): one for one in read_trail(path, key)}
 
@@ -170,15 +182,17 @@ def search(
     high: Low = frozenset()
     risen: list[str] = []
     for layer in order:
-        if evaluated(high).qualifies:
+        if evaluated(high).settled:
             break
         high, risen = high | {layer}, [*risen, layer]
+    if evaluated(high).settled:
+        for layer in reversed(risen):
+            tried = evaluated(high - {layer})
+            if tried.settled and tried.bytes < evaluated(high).bytes:
+                high -= {layer}
     if not evaluated(high).qualifies:
-        return high, len(trail)
-    for layer in reversed(risen):
-        tried = evaluated(high - {layer})
-        if tried.qualifies and tried.bytes < evaluated(high).bytes:
-            high -= {layer}
+        accurate = [one for one in trail.values() if one.accurate]
+        high = frozenset(min(accurate, key=lambda one: one.bytes).high) if accurate else high
     return high, len(trail)
 
 

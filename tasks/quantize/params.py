@@ -49,7 +49,7 @@ class QuantizeParams(Section):
     @property
     def goals(self) -> Goals:
         """What a candidate must keep to."""
-        return Goals(self.accuracy_drop, self.bytes, self.latency_ms_p95)
+        return Goals(self.accuracy_drop, self.bytes, self.latency_ms_p95, self.latency_margin)
 
     @field_validator("qat")
     @classmethod

@@ -1,12 +1,13 @@
 """`frontier.png`: bytes, and elsewhere time, against validation accuracy; `sensitivity.png`: what
-each layer costs. All are readable in black and white.
+each layer costs. All are readable in black and white. A star ships, a circle qualifies, an x does
+not, and says why.
 """
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,34 +21,72 @@ MARKS = {  # of a way to quantize a layer: marker and filling
     "weights8": ("o", "white", "int8 weights"),
     "weights4": ("^", "0.6", "int4 weights"),
 }
-NEAR = 0.15  # of the width: labels closer than that would cover each other
+LETTER, LINE, MARK = 4.6, 12, 5  # points: a label's letter and line, and half a marker
+SCALE = 72 / 100  # points in a pixel of a new figure
+LEADER = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "relpos": (0, 0.5)}
 SEEN = 1e-9  # KL in nats; what is below stands here, where the logarithm begins
 
 
 def frontier_png(candidates: Sequence[Candidate], choice: Choice, accuracy_drop: float) -> bytes:
-    """A bar under each candidate reaches down to what it may lose; below the line is refused."""
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    """`frontier_figure` as a file, the same every time."""
+    return _png(frontier_figure(candidates, choice, accuracy_drop))
+
+
+def frontier_figure(
+    candidates: Sequence[Candidate], choice: Choice, accuracy_drop: float
+) -> Figure:
+    """A bar under each candidate reaches down to what it may lose; below the line is refused. Right
+    of the dashed line a file is larger than the goal; it is there if any comes near."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
+    _limit(axes, "bytes", choice.goals.bytes, [c.bytes for c in candidates], "--")
     _candidates(axes, candidates, choice, accuracy_drop, lambda c: c.bytes)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("bytes of the file")
-    return _png(figure)
+    return figure
 
 
 def times_png(
     candidates: Sequence[Candidate], choice: Choice, accuracy_drop: float, budget_ms: float
 ) -> bytes:
+    """`times_figure` as a file."""
+    return _png(times_figure(candidates, choice, accuracy_drop, budget_ms))
+
+
+def times_figure(
+    candidates: Sequence[Candidate], choice: Choice, accuracy_drop: float, budget_ms: float
+) -> Figure:
     """The same against time: a line to the right of each candidate reaches to its 95th percentile.
-    Right of the upright line the median is over its budget; the line is there if any comes near."""
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    Right of the dotted line the median is over its budget, right of the dashed one that percentile
+    over its goal; a line is there if any comes near."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     for c in candidates:
         axes.plot([c.latency_ms, c.latency_ms_p95], [c.accuracy] * 2, color="0.6", zorder=1)
+    tails = [c.latency_ms_p95 for c in candidates]
+    _limit(axes, "median", budget_ms, tails, ":")
+    _limit(axes, "95th percentile", choice.goals.p95_budget_ms, tails, "--")
     _candidates(axes, candidates, choice, accuracy_drop, lambda c: c.latency_ms)
-    if max(c.latency_ms_p95 for c in candidates) > budget_ms / 2:
-        axes.axvline(budget_ms, color="black", linestyle=":", linewidth=1)
     axes.set_xlabel("milliseconds for one row on one thread: median, and 95th percentile")
-    return _png(figure)
+    return figure
+
+
+def _limit(axes: Axes, what: str, limit: float | None, values: Sequence[float], style: str) -> None:
+    """An upright line where more is a veto; none if all `values` are far below."""
+    if limit is None or max(values) <= limit / 2:
+        return
+    axes.axvline(limit, color="black", linestyle=style, linewidth=1)
+    axes.annotate(
+        f"{what} allowed",
+        (limit, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(-2, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="bottom",
+        fontsize=8,
+    )
 
 
 def _candidates(
@@ -71,32 +110,54 @@ def _candidates(
     labels: dict[tuple[float, float], list[str]] = {}
     for c in candidates:
         chosen, at = c.scheme == choice.chosen, across(c)
-        labels.setdefault((at, c.accuracy), []).append(c.scheme)
+        why = choice.labels.get(c.scheme)
+        within = not chosen and not why
+        labels.setdefault((at, c.accuracy), []).append(f"{c.scheme}: {why}" if why else c.scheme)
         axes.plot([at] * 2, [floats - c.bound, c.accuracy], color="0.6", linewidth=2, zorder=1)
         axes.scatter(
             [at],
             [c.accuracy],
             s=120 if chosen else 50,
-            zorder=3 if chosen else 2,
-            marker="*" if chosen else "o",
-            facecolor="black" if chosen else "white",
-            edgecolor="black",
+            zorder=4 if chosen else 3 if why else 2,
+            marker="*" if chosen else "x" if why else "o",
+            facecolor="white" if within else "black",
+            edgecolor="black" if within else None,  # an x has none
         )
-    span = max(at for at, _ in labels) - min(at for at, _ in labels)
-    above, before = 0, -math.inf
-    for place, names in sorted(labels.items()):
-        above = above + 1 if place[0] - before < NEAR * span else 0
-        before = place[0]
-        axes.annotate(
-            ", ".join(sorted(names)),
-            place,
-            xytext=(5, 6 + 12 * above),  # neighbours' labels stand above each other
-            textcoords="offset points",
-            fontsize=8,
-        )
-    axes.margins(x=0.2, y=0.3)
+    axes.margins(x=0.2, y=0.4)
+    axes.autoscale_view()
+    _label(axes, labels)
     axes.set_ylabel("accuracy on validation rows")
     axes.set_title(f"chosen: {choice.chosen}", fontsize=10)
+
+
+def _label(axes: Axes, labels: Mapping[tuple[float, float], list[str]]) -> None:
+    """Names at their places, a line each: the nearest free room above or below takes them."""
+    points = {place: SCALE * axes.transData.transform(place) for place in labels}
+    taken = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points.values()]
+    for place, names in sorted(labels.items()):
+        x, y = points[place]
+        width, height = LETTER * max(map(len, names)), LINE * len(names)
+        for step in itertools.count():
+            rise = MARK + step // 2 * LINE // 2
+            up = rise if step % 2 == 0 else -rise - height
+            box = (x + MARK, y + up, x + MARK + width, y + up + height)
+            if not any(_covers(box, other) for other in taken):
+                break
+        taken.append(box)
+        axes.annotate(
+            "\n".join(sorted(names)),
+            place,
+            xytext=(MARK, up),
+            textcoords="offset points",
+            va="bottom",
+            fontsize=8,
+            arrowprops={**LEADER} if rise > MARK else None,
+        )
+
+
+def _covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes of left, bottom, right and top overlap."""
+    return all(one[i] < other[i + 2] and other[i] < one[i + 2] for i in (0, 1))
 
 
 def sensitivity_png(found: Sequence[Sensitivity]) -> bytes:

@@ -57,26 +57,47 @@ class Candidate:
 @dataclass(frozen=True)
 class Goals:
     """What a candidate must keep to. `accuracy_drop`: the bound of its loss; `bytes` of its file
-    and `latency_ms_p95` of one row on one thread, None where not asked for."""
+    and `latency_ms_p95` of one row on one thread, None where not asked for; above
+    `latency_margin` times the latter is a veto."""
 
     accuracy_drop: float
     bytes: int | None = None
     latency_ms_p95: float | None = None
+    latency_margin: float = 1.0
+
+    @property
+    def p95_budget_ms(self) -> float | None:
+        """What the 95th percentile may take before it is a veto; None where not asked for."""
+        return None if self.latency_ms_p95 is None else self.latency_ms_p95 * self.latency_margin
 
     def slow(self, c: Candidate, budget_ms: float) -> bool:
-        """Whether the times of `c` are a veto; `budget_ms` is for its median."""
-        limit = self.latency_ms_p95
+        """Whether the times of `c` are a veto; `budget_ms` is for its median, with its margin."""
+        limit = self.p95_budget_ms
         return c.latency_ms > budget_ms or (limit is not None and c.latency_ms_p95 > limit)
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why a candidate does not qualify: `label` in a word or two, `reason` in a sentence."""
+
+    label: str
+    reason: str
+
+
+SLOW = Refusal("too slow", "over a latency budget (see measured/)")
+
+
+@dataclass(frozen=True)
 class Choice:
-    """The scheme chosen, one sentence on it, and a sentence on every candidate."""
+    """The scheme chosen by `goals`, one sentence on it, and a sentence on every candidate;
+    `labels`: of those that do not qualify alone, why, in a word or two."""
 
     chosen: str
     why: str
     reasons: dict[str, str]
     vetoed: tuple[str, ...]
+    labels: dict[str, str]
+    goals: Goals
 
 
 def measure(
@@ -112,15 +133,17 @@ def choose(candidates: Sequence[Candidate], goals: Goals, budget_ms: float) -> C
     If none qualifies the float student itself is chosen, and `why` says so. A candidate above
     `budget_ms` is vetoed.
     """
-    refused = {c.scheme: found for c in candidates if (found := refusal(c, goals))}
     slow = {c.scheme for c in candidates if goals.slow(c, budget_ms)}
-    veto = "over a latency budget (see measured/)"
+    out = {
+        c.scheme: found
+        for c in candidates
+        if (found := refusal(c, goals) or (SLOW if c.scheme in slow else None))
+    }
     order = sorted(candidates, key=lambda c: (c.bytes, -c.accuracy, c.scheme))
-    fit = [c for c in order if c.scheme not in refused and c.scheme not in slow]
+    fit = [c for c in order if c.scheme not in out]
     best = fit[0] if fit else next(c for c in order if c.scheme == REFERENCE)
     reasons = {
-        c.scheme: refused.get(c.scheme) or (veto if c.scheme in slow else _behind(c, best))
-        for c in order
+        c.scheme: out[c.scheme].reason if c.scheme in out else _behind(c, best) for c in order
     }
     if fit:
         reasons[best.scheme] = why = (
@@ -135,7 +158,8 @@ def choose(candidates: Sequence[Candidate], goals: Goals, budget_ms: float) -> C
     smaller = [c for c in order if order.index(c) < order.index(best)]
     if smaller:
         why += f". The next smaller, {smaller[-1].scheme}: {reasons[smaller[-1].scheme]}"
-    return Choice(best.scheme, why + ".", reasons, tuple(sorted(slow)))
+    labels = {scheme: found.label for scheme, found in out.items()}
+    return Choice(best.scheme, why + ".", reasons, tuple(sorted(slow)), labels, goals)
 
 
 def latency(content: bytes, val: Table) -> dict[str, float]:
@@ -195,21 +219,25 @@ def _entries(
         }
 
 
-def refusal(c: Candidate, goals: Goals) -> str | None:
+def refusal(c: Candidate, goals: Goals) -> Refusal | None:
     """Why `c` does not qualify, time apart; None if it does."""
     if not c.batch_delta <= TOLERANCE:
-        return (
+        return Refusal(
+            "batch",
             f"refused: the logits of a row change by up to {c.batch_delta:.2g} with the other "
-            "rows of its batch"
+            "rows of its batch",
         )
     if not c.bound <= goals.accuracy_drop:
-        return (
+        return Refusal(
+            "accuracy",
             f"refused: it may lose {_points(c.bound)} points against the float student (upper "
             f"bound; {c.lost} lost, {c.gained} gained of {c.rows} rows), "
-            f"{_points(goals.accuracy_drop)} are allowed"
+            f"{_points(goals.accuracy_drop)} are allowed",
         )
     if goals.bytes is not None and c.bytes > goals.bytes:
-        return f"refused: {c.bytes:,} bytes, and quantize.bytes allows {goals.bytes:,}"
+        return Refusal(
+            "too large", f"refused: {c.bytes:,} bytes, and quantize.bytes allows {goals.bytes:,}"
+        )
     return None
 
 

@@ -35,18 +35,23 @@ from tasks.quantize.weight_only import weight_only
 ORDER = ["a", "b", "c", "d"]
 
 
-def judged(qualifies: Callable[[Low], bool], seen: list[Low]) -> Callable[[Low], Evaluated]:
-    """Candidates of 10 bytes and 1, 2, 4 or 8 more for each layer that is high."""
+def judged(
+    accurate: Callable[[Low], bool], seen: list[Low], most: int = 99, fast: bool = True
+) -> Callable[[Low], Evaluated]:
+    """Candidates of 10 bytes and 1, 2, 4 or 8 more for each layer that is high; `most` may be."""
 
     def evaluate(high: Low) -> Evaluated:
         seen.append(high)
+        size = 10 + sum(2 ** ORDER.index(name) for name in high)
         return Evaluated(
             high=tuple(sorted(high)),
-            bytes=10 + sum(2 ** ORDER.index(name) for name in high),
+            bytes=size,
             accuracy=1.0,
             bound=0.0,
             latency_ms=1.0,
-            qualifies=qualifies(high),
+            accurate=accurate(high),
+            settled=accurate(high) and fast,
+            qualifies=accurate(high) and fast and size <= most,
         )
 
     return evaluate
@@ -79,6 +84,29 @@ def test_all_rise_if_nothing_qualifies(tmp_path: Path) -> None:
     high, evaluated = search(ORDER, judged(lambda _: False, []), tmp_path / STATE, "k")
 
     assert (high, evaluated) == (set(ORDER), 5)
+
+
+@pytest.mark.parametrize("most", [15, 11])
+def test_nothing_rises_further_once_only_bytes_are_missed(most: int, tmp_path: Path) -> None:
+    seen: list[Low] = []
+
+    def accurate(high: Low) -> bool:
+        return {"a", "c"} <= high
+
+    high, _ = search(ORDER, judged(accurate, seen, most), tmp_path / STATE, "k")
+
+    assert high == {"a", "c"}  # of 15 bytes: at 11 the smallest that is accurate
+    assert [set(s) for s in seen] == [
+        set(), {"a"}, {"a", "b"}, {"a", "b", "c"}, {"a", "c"}, {"c"},
+    ]  # fmt: skip
+
+
+def test_an_accurate_candidate_that_is_slow_is_the_smallest_of_its_kind(tmp_path: Path) -> None:
+    evaluate = judged(lambda high: "b" in high, [], fast=False)
+
+    high, evaluated = search(ORDER, evaluate, tmp_path / STATE, "k")
+
+    assert (high, evaluated) == ({"a", "b"}, 5)
 
 
 def test_a_layer_that_is_larger_low_stays_high(tmp_path: Path) -> None:
@@ -179,8 +207,9 @@ def mix(
         folder: Path,
         finished: Callable[[onnx.ModelProto], bytes] = lambda graph: shipped(graph, data),
         budget_ms: float = 1000.0,
+        most: int | None = None,
     ) -> Mixture:
-        bounds = Bounds(rows, logits, Goals(drop), budget_ms)
+        bounds = Bounds(rows, logits, Goals(drop, most), budget_ms)
         return mixture(scheme, floats, calibrated, found, bounds, finished, folder, {})
 
     return run
@@ -250,6 +279,20 @@ def test_an_impossible_bound_raises_every_layer(
 
     assert (len(found.high), found.evaluated) == (7, 8)
     assert shipped(found.graph, data) == shipped(high, data)
+
+
+@pytest.mark.parametrize("scheme", MIXTURES)
+def test_a_byte_goal_out_of_reach_does_not_raise_every_layer(
+    scheme: Kind, mix: Mix, tmp_path: Path
+) -> None:
+    drop = within_reach(scheme, mix, tmp_path / "probe")
+
+    assert mix(scheme, 1.0, tmp_path / "loose", most=1).high == ()
+    free, bound = (
+        mix(scheme, drop, tmp_path / "free"),
+        mix(scheme, drop, tmp_path / "bound", most=1),
+    )
+    assert (bound.high, bound.evaluated) == (free.high, free.evaluated)
 
 
 def test_a_budget_of_time_vetoes_a_candidate(mix: Mix, tmp_path: Path) -> None:
