@@ -24,6 +24,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ALL = [case for cases in CASES.values() for case in cases]
 OWN = (  # notes of any command
     ".git/",
+    "checkpoints/teacher/",  # what a stage goes on from when there is room again
     ".dvc/tmp/",
     ".stillhouse/failed/",
     ".stillhouse/logs/",
