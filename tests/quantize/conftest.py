@@ -177,3 +177,14 @@ def quantized(project: Callable[[], Path]) -> tuple[Path, Path]:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     return folders
+
+
+def with_params(folder: Path, **quantize: object) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["quantize"] |= quantize
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def shipped_before() -> None:
+    Path("ship/student").mkdir(parents=True)
+    Path("ship/student/model.onnx").write_bytes(b"the former one")
