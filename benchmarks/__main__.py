@@ -16,6 +16,7 @@ BENCHMARKS = (
     "fashion-mnist",
     "robust",
     "views",
+    "refresh",
     "quantize",
     "arm64",
     "stress",
