@@ -16,10 +16,11 @@ import yaml
 from pydantic import Field, field_validator
 
 from tasks.core.errors import ParamsError
-from tasks.core.layers import check_layers
+from tasks.core.layers import Shapes, check_layers, layer_shapes
 from tasks.core.models import Architecture, Normalisation
 from tasks.core.params import Section, check, read
 from tasks.core.tables import Schema
+from tasks.distill.losses import Weighted
 from tasks.distill.params import DistillParams
 from tasks.ingest.params import DataParams
 from tasks.judge.params import JudgeParams, Requirements
@@ -30,6 +31,7 @@ from tasks.teach.params import TeachParams
 from tasks.validate.params import ValidateParams
 
 OPEN = ("train", "safetensors")  # teachers whose layers can be read; any other is a black box
+SHAPE = (1, 8, 8)  # of an image; which layers there are and which are maps is the same for any
 
 
 class Params(Section):
@@ -86,17 +88,24 @@ def check_signals(params: Params, where: str) -> None:
                 f"{at}.layers: a teacher of source {params.teach.source} is a black box and shows "
                 f"no layers; use losses that read logits, or source {' or '.join(OPEN)}"
             )
-        check_layers(_hollow(rung.architecture), rung.layers, f"{at}.layers: {name}")
+        own = _hollow(rung.architecture)
+        check_layers(own, rung.layers, f"{at}.layers: {name}")
         if of_teacher and params.teach.source == "safetensors":
             continue  # its architecture is in its folder: the stage looks
         above = params.teach if of_teacher else params.distill.rungs[rung.from_]
-        theirs = rung.layers.values()
-        check_layers(_hollow(above.architecture), theirs, f"{at}.layers: {rung.from_}")
+        theirs, hollow = tuple(rung.layers.values()), _hollow(above.architecture)
+        check_layers(hollow, theirs, f"{at}.layers: {rung.from_}")
+        with torch.device("meta"):
+            read = (layer_shapes(own, rung.layers, SHAPE), layer_shapes(hollow, theirs, SHAPE))
+            try:
+                Weighted(rung, Shapes((0, 1), *read))
+            except ParamsError as error:
+                raise ParamsError(f"{at}.{error}") from None
 
 
 def _hollow(architecture: Architecture) -> ResidualNetwork:
     """A network without weights: its layers have the names that they have for any data."""
-    data = Schema(modality="vision", shape=(1, 8, 8), dtype="uint8", range=(0, 1), classes=("a",))
+    data = Schema(modality="vision", shape=SHAPE, dtype="uint8", range=(0, 1), classes=("a",))
     with torch.device("meta"):
         return build(architecture, data, Normalisation(mean=0, std=1))
 

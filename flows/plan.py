@@ -1,4 +1,5 @@
-"""`stillhouse plan --write`: `distill.rungs` as `plan: auto` has them, before DVC reads them.
+"""`distill.rungs` beside the data and the teacher, before DVC reads them: as `plan: auto` has them
+(`stillhouse plan --write`), and whether the stages can take them as they are.
 
 Only writes `params.yaml`, and only the rungs; `tasks.distill` proposes.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.core.tables import Schema
     from tasks.distill.decision import PlanReport
     from tasks.distill.propose import Chain, Ground
+    from tasks.modalities.vision.snapshot import SnapshotInfo
     from tasks.teach.params import TeachParams
 
 
@@ -75,13 +77,39 @@ def settle(checkout: Checkout, params: Params) -> str | None:
     return f"plan: auto: {', '.join(described(chain, on))}"
 
 
+def check_steps(checkout: Checkout, params: Params) -> None:
+    """Refuse at once what a rung's own stage would refuse once its teacher has trained: a step of
+    more than 10:1, and a batch larger than the data. `data/raw` must be there.
+
+    An ensemble's size is known when it has chosen among its members: its stage looks.
+    """
+    from tasks.distill.propose import size
+    from tasks.distill.report import check_ratio
+
+    info, rungs = _snapshot(checkout), params.distill.rungs
+    rows = info.rows + (info.transfer.rows if info.transfer else 0)
+    batches = {f"distill.rungs.{name}": rung.training.batch for name, rung in rungs.items()}
+    if params.teach.source == "train":
+        batches["teach"] = params.teach.training.batch
+    for where, batch in batches.items():
+        if batch > rows:
+            raise ParamsError(
+                f"params.yaml: {where}.training.batch: {batch} is larger than all {rows} rows of "
+                "the data; lower it"
+            )
+    sizes = {name: size(rung.architecture, info.data) for name, rung in rungs.items()}
+    if params.teach.source != "ensemble":
+        sizes["teacher"] = _teacher_size(checkout.root, params.teach, info.data)
+    for name, rung in rungs.items():
+        if rung.from_ in sizes:
+            check_ratio(rung.from_, sizes[rung.from_], name, sizes[name])
+
+
 def ground(checkout: Checkout, params: Params) -> Ground:
     """What a proposal stands on: the data's shape and the teacher's size, before anything runs."""
     from tasks.distill import propose
-    from tasks.modalities.vision.snapshot import SnapshotInfo
 
-    path = checkout.root / RAW / "snapshot.json"
-    data = check(SnapshotInfo, read_json(path), where=str(path)).data
+    data = _snapshot(checkout).data
     teach = params.teach
     return propose.ground(
         params.distill,
@@ -106,6 +134,13 @@ def described(chain: Chain, on: Ground) -> list[str]:
         )
         above = own
     return found
+
+
+def _snapshot(checkout: Checkout) -> SnapshotInfo:
+    from tasks.modalities.vision.snapshot import SnapshotInfo
+
+    path = checkout.root / RAW / "snapshot.json"
+    return check(SnapshotInfo, read_json(path), where=str(path))
 
 
 def _params(checkout: Checkout) -> Params:

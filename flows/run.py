@@ -23,7 +23,7 @@ from flows.dag import Stage, read_graph
 from flows.database import examine
 from flows.display import Display, display
 from flows.freshness import check_teacher
-from flows.plan import settle
+from flows.plan import check_steps, settle
 from flows.recovery import mend
 from flows.repository import Tree, tree
 from flows.retrain import Results, retrain
@@ -92,12 +92,16 @@ class Job:
         planned = settle(self.checkout, self.params)  # before DVC reads the rungs
         if planned is not None:
             self.shown.note(planned)
-        if self.params.distill.plan is not None:
+        params = self.params
+        if params.distill.plan is not None:
             from flows.params import check_params
             from flows.warm_start import check_start
 
-            check_start(self.checkout, check_params(self.checkout.root))
+            params = check_params(self.checkout.root)
+            check_start(self.checkout, params)
         graph = read_graph(self.checkout.root)
+        if graph.stale:
+            check_steps(self.checkout, params)
         self.shown.planned(graph)
         if graph.stale:
             self.prefect.begin()

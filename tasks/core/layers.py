@@ -114,9 +114,11 @@ class Shapes:
 def layer_shapes(
     net: nn.Module, names: Iterable[str], shape: tuple[int, ...]
 ) -> dict[str, tuple[int, ...]]:
-    """Layer -> shape of its output for one row of `shape`, without the batch."""
+    """Layer -> shape of its output for one row of `shape`, without the batch. A network without
+    weights, on the device `meta`, has the same ones."""
+    device = next(net.parameters()).device
     with evaluating(net), torch.no_grad(), Taps(net, names) as taps:
-        net(torch.zeros(1, *shape))
+        net(torch.zeros(1, *shape, device=device))
     return {name: tuple(output.shape[1:]) for name, output in taps.features.items()}
 
 

@@ -57,7 +57,8 @@ def _distilled(name: str, rung: Rung, on: Material) -> Bank:
     learned from."""
     above, folder = MODELS / rung.from_, MODELS / name
     teacher = read_spec(above)
-    check_ratio(teacher, name, size(rung.architecture, on.fingerprint.data))
+    own = size(rung.architecture, on.fingerprint.data)
+    check_ratio(teacher.name, teacher.parameters, name, own)
     spec, bank = learn(name, rung, above, folder, on, CHECKPOINTS / name, f"distill@{name}")
     hand_on(above, folder)
     hits = int((predicted(load_scorer(folder), on.val) == on.val.labels.numpy()).sum())

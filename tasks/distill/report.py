@@ -8,12 +8,12 @@ from tasks.core.reports import MAX_STEP, Rate, RungReport
 from tasks.core.statistics import wilson
 
 
-def check_ratio(above: ModelSpec, name: str, parameters: int) -> None:
-    """Refuse a step of more than 10:1 before anything trains."""
-    ratio = above.parameters / parameters
+def check_ratio(above: str, larger: int, name: str, parameters: int) -> None:
+    """Refuse a step of more than 10:1, from the `larger` model `above`, before anything trains."""
+    ratio = larger / parameters
     if ratio > MAX_STEP:
         raise GateError(
-            f"distill.rungs.{name}: {above.parameters:,} parameters ({above.name}) to "
+            f"distill.rungs.{name}: {larger:,} parameters ({above}) to "
             f"{parameters:,} is {ratio:.1f}:1, more than {MAX_STEP:.0f}:1 in one step; add a rung "
             "between them or widen this one"
         )

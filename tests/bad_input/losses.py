@@ -49,6 +49,20 @@ LOSSES = (
         ),
     ),
     Case(
+        "attention where there is no map",
+        params(
+            INSIDE
+            | {
+                f"{FIRST}.losses": {"kd": 0.5, "attention": 0.5},
+                f"{FIRST}.layers": {"head": "body.1"},
+            }
+        ),
+        (
+            f"params.yaml: {FIRST}.layers: 'head' gives rows of shape (1,), and attention reads",
+            "name a convolutional layer",
+        ),
+    ),
+    Case(
         "layers without a live signal",
         params(INSIDE | {f"{FIRST}.signal": "bank"}),
         ("params.yaml: distill.rungs.assistant: a bank holds logits", "set signal: live"),

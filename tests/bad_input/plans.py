@@ -1,4 +1,4 @@
-"""`distill.plan` and `stillhouse plan`: budgets and comparisons that cannot be."""
+"""Rungs, budgets (`distill.plan`) and comparisons (`stillhouse plan`) that cannot be."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ def asked(**budget: Any) -> dict[str, object]:
     return {"distill.plan": "auto", "distill.budget": budget}
 
 
+STUDENT = "distill.rungs.student"
 BUDGET = "params.yaml: distill.budget"
 
 PLANS = (
+    Case(
+        "a step of more than 10:1",
+        params({f"{STUDENT}.architecture.widths": [1, 2, 4]}),
+        (f"{STUDENT}: ", "more than 10:1 in one step", "add a rung between them"),
+        code=1,
+    ),
+    Case(
+        "a batch larger than the data",
+        params({f"{STUDENT}.training.batch": 5000}),
+        (f"params.yaml: {STUDENT}.training.batch: 5000 is larger than all", "lower it"),
+    ),
     Case(
         "a budget of an unknown kind",
         params(asked(flop=1_000_000)),

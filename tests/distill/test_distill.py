@@ -59,9 +59,9 @@ def test_an_unknown_loss_gets_the_nearest_one() -> None:
 
 
 def test_a_step_of_more_than_ten_to_one_is_refused_before_training() -> None:
-    check_ratio(spec("teacher", 1000), "student", 100)
+    check_ratio("teacher", 1000, "student", 100)
     with pytest.raises(GateError, match=r"10\.1:1, more than 10:1 in one step"):
-        check_ratio(spec("teacher", 1010), "student", 100)
+        check_ratio("teacher", 1010, "student", 100)
 
 
 def test_a_report_knows_the_ladder_above_it() -> None:

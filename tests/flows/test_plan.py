@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import yaml
 
 from flows.comparison import NAME, _lines, show_plan
 from flows.params import checked, with_rungs
-from flows.plan import settle, write_plan
+from flows.plan import check_steps, settle, write_plan
 from flows.running import record_path, records
 from flows.slots import slots
 from flows.state import Checkout, Servers
-from tasks.core.errors import DataError, ParamsError
+from tasks.core.errors import DataError, GateError, ParamsError
 from tasks.core.files import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +119,34 @@ def test_rungs_that_are_not_the_plans_stop_a_run_with_what_to_type(planning: Che
     path.write_text(written.replace("parameters: 7000", "parameters: 9000"))
     with pytest.raises(ParamsError, match="type `stillhouse plan --write`"):
         settle(planning, params(planning.root))
+
+
+def test_what_a_stage_would_refuse_after_its_teacher_is_refused_before_it(
+    planning: Checkout,
+) -> None:
+    path = planning.root / "params.yaml"
+    written = path.read_text()
+    check_steps(planning, params(planning.root))
+
+    path.write_text(written.replace("[4, 9, 18]", "[3, 6, 12]"))
+    with pytest.raises(GateError, match=r"rungs.student: 44,014 parameters \(assistant\) to 2,9"):
+        check_steps(planning, params(planning.root))
+    path.write_text(written.replace("[12, 24, 48]", "[9, 18, 36]"))
+    with pytest.raises(GateError, match=r"rungs.assistant: 308,074 parameters \(teacher\) to 24"):
+        check_steps(planning, params(planning.root))
+
+    changed = yaml.safe_load(written)
+    rows = read_json(planning.root / "data/raw/snapshot.json")["rows"]
+    student = changed["distill"]["rungs"]["student"]["training"]
+    for batch, refused in ((rows, False), (rows + 1, True)):
+        student["batch"] = batch
+        path.write_text(yaml.safe_dump(changed))
+        with pytest.raises(ParamsError) if refused else nullcontext() as error:
+            check_steps(planning, params(planning.root))
+    assert str(error.value) == (
+        f"params.yaml: distill.rungs.student.training.batch: {rows + 1} is larger than all {rows} "
+        "rows of the data; lower it"
+    )
 
 
 def test_a_workspace_gets_the_rungs_written(planning: Checkout) -> None:

@@ -7,32 +7,47 @@ unlike architectures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.core.errors import ParamsError
-from tasks.core.layers import pairs, same_size
+from tasks.core.layers import Shapes, pairs, same_size
 from tasks.core.signal import Batch, Student
 from tasks.distill.params import Rung
 
 NEEDS = ("layers",)
 
 
-def loss(student: Student, batch: Batch, rung: Rung) -> Tensor:
+class Attention(nn.Module):
     """The squared distance between two attention maps, averaged over the layers: between 0 and 2,
     summed over places, never averaged (which would silently divide by their number)."""
-    distances = []
-    for ours, theirs in pairs(rung.layers, student, batch.teacher):
-        if ours.ndim != 4 or theirs.ndim != 4:
-            raise ParamsError(
-                "layers: attention reads maps (rows, channels, height, width), and was given "
-                f"{tuple(ours.shape)} and {tuple(theirs.shape)}; name convolutional layers"
-            )
-        near, far = same_size(_attention(ours), _attention(theirs))
-        apart = F.normalize(near.flatten(1), dim=1) - F.normalize(far.flatten(1), dim=1)
-        distances.append(batch.mean(apart.square().sum(1)))
-    return torch.stack(distances).mean()
+
+    def __init__(self, layers: Mapping[str, str]) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, student: Student, batch: Batch) -> Tensor:
+        distances = []
+        for ours, theirs in pairs(self.layers, student, batch.teacher):
+            near, far = same_size(_attention(ours), _attention(theirs))
+            apart = F.normalize(near.flatten(1), dim=1) - F.normalize(far.flatten(1), dim=1)
+            distances.append(batch.mean(apart.square().sum(1)))
+        return torch.stack(distances).mean()
+
+
+def build(rung: Rung, shapes: Shapes) -> nn.Module:
+    """Every pair of `rung.layers` must be maps."""
+    for ours, theirs in rung.layers.items():
+        for layer, shape in ((ours, shapes.student[ours]), (theirs, shapes.teacher[theirs])):
+            if len(shape) != 3:
+                raise ParamsError(
+                    f"layers: '{layer}' gives rows of shape {shape}, and attention reads maps "
+                    "(channels, height, width); name a convolutional layer"
+                )
+    return Attention(rung.layers)
 
 
 def _attention(features: Tensor) -> Tensor:
