@@ -24,6 +24,7 @@ from tasks.core.errors import StillhouseError
 
 MIN_PYTHON = (3, 11)
 MIN_FREE = 2 * 1024**3  # bytes
+UNTRIED = "what ships is not tried on another CPU"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def examine(checkout: Checkout) -> Iterator[Finding]:
     yield from _programs()
     yield _packages(checkout.root / "constraints.txt")
     yield _cpu()
+    yield _emulator()
     yield _space(checkout.root)
     yield _params(checkout.root)
     yield from _state(checkout)
@@ -100,6 +102,14 @@ def _cpu() -> Finding:
     flags = set(info.read_text().split()) if info.is_file() else set()
     has = [name for name in ("avx2", "avx512_vnni", "avx_vnni", "amx_int8") if name in flags]
     return Finding("cpu", f"{cores()} cores, {platform.machine()} {' '.join(has)}".rstrip())
+
+
+def _emulator() -> Finding:
+    """What tries a shipped file on another kind of CPU; a run goes on without it, and says so."""
+    from tasks.judge.trial import EMULATOR
+
+    there = shutil.which(EMULATOR)
+    return Finding("emulator", there or f"no {EMULATOR} (Debian's qemu-user): {UNTRIED}")
 
 
 def _space(root: Path) -> Finding:

@@ -39,6 +39,7 @@ from tasks.quantize.search import (
     measure,
 )
 from tasks.quantize.sensitivity import document
+from tasks.quantize.sensitivity import table as sensitivity_table
 from tasks.quantize.ship import Shipment, replaced, write_shipment
 from tasks.quantize.targets import target
 
@@ -86,6 +87,7 @@ def run(arguments: list[str]) -> None:
                 table=frontier_csv(candidates, choice),
                 picture=frontier_png(candidates, choice, params.accuracy_drop),
                 sensitivity=document(name, built.sensitivity_rows, built.sensitivity),
+                sensitivity_table=sensitivity_table(built.sensitivity),
                 sensitivity_picture=sensitivity_png(built.sensitivity),
                 parity=parity(net, temperature, files[REFERENCE], final, images),
                 target=target(params.target).name,

@@ -8,6 +8,8 @@ probabilities and the accuracy lost, on validation rows (one layer at a time, as
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -82,6 +84,26 @@ def document(student: str, rows: int, found: Sequence[Sensitivity]) -> dict[str,
         "rows": rows,
         "layers": list(_entries(found)),
     }
+
+
+def table(found: Sequence[Sensitivity]) -> bytes:
+    """`sensitivity.csv`: a layer a line; KL in nats and points lost, in each of the `WAYS`.
+
+    >>> cost = Cost(kl=0.5, accuracy_lost=0.01)
+    >>> layer = Sensitivity("head.weight", 40, {way: cost for way in WAYS})
+    >>> print(table([layer]).decode(), end="")
+    layer,weights,static_kl,static_points_lost,weights8_kl,weights8_points_lost,weights4_kl,weights4_points_lost
+    head.weight,40,0.5,1.0,0.5,1.0,0.5,1.0
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = (f"{way}_{what}" for way in WAYS for what in ("kl", "points_lost"))
+    writer.writerow(["layer", "weights", *columns])
+    for one in found:
+        costs = (one.costs[way] for way in WAYS)
+        values = (value for cost in costs for value in (cost.kl, 100 * cost.accuracy_lost))
+        writer.writerow([one.layer, one.weights, *values])
+    return text.getvalue().encode()
 
 
 def _entries(found: Sequence[Sensitivity]) -> Iterator[JsonValue]:

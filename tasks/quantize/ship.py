@@ -27,6 +27,7 @@ class Shipment:
     table: bytes
     picture: bytes
     sensitivity: Mapping[str, JsonValue]
+    sensitivity_table: bytes
     sensitivity_picture: bytes
     parity: Mapping[str, JsonValue]
     target: str
@@ -57,6 +58,7 @@ def write_shipment(folder: Path, shipment: Shipment) -> None:
     write_bytes(folder / "frontier.csv", shipment.table)
     write_bytes(folder / "frontier.png", shipment.picture)
     write_json(folder / "sensitivity.json", shipment.sensitivity)
+    write_bytes(folder / "sensitivity.csv", shipment.sensitivity_table)
     write_bytes(folder / "sensitivity.png", shipment.sensitivity_picture)
     write_json(folder / "parity.json", shipment.parity)
     write_json(folder / "certificate.json", certificate(shipment.model, shipment.target))

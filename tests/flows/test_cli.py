@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,8 @@ def test_a_healthy_fresh_clone_is_not_ill(fresh: Any) -> None:
     done = fresh.cli("doctor")
 
     assert done.returncode == 0, done.stdout
+    emulator = shutil.which("qemu-x86_64") or "no qemu-x86_64 (Debian's qemu-user): what ships is"
+    assert f"ok    emulator: {emulator}" in done.stdout
     assert "ok    data/raw: not there yet; `stillhouse run` takes it" in done.stdout
     assert "ok    outs: nothing has run here yet; `stillhouse run` does" in done.stdout
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +18,14 @@ from tasks.quantize.layers import layers
 from tasks.quantize.params import Calibration
 from tasks.quantize.plot import sensitivity_png
 from tasks.quantize.prepare import QUANTIZABLE
-from tasks.quantize.sensitivity import WAYS, Sensitivity, document, sensitivities, some_rows
+from tasks.quantize.sensitivity import (
+    WAYS,
+    Sensitivity,
+    document,
+    sensitivities,
+    some_rows,
+    table,
+)
 from tasks.quantize.static import quantized
 from tasks.quantize.weight_only import weight_only
 
@@ -114,6 +125,19 @@ def test_it_repeats_itself_as_a_document_and_as_a_picture(
     assert document("tiny", 160, again) == document("tiny", 160, found)
     assert sensitivity_png(again) == sensitivity_png(found)
     assert sensitivity_png(found).startswith(b"\x89PNG")
+
+
+def test_the_table_says_what_the_document_says(found: tuple[Sensitivity, ...]) -> None:
+    lines = list(csv.DictReader(io.StringIO(table(found).decode())))
+    layers: Any = document("tiny", 160, found)["layers"]
+
+    assert [line["layer"] for line in lines] == [layer["layer"] for layer in layers]
+    for line, layer in zip(lines, layers, strict=True):
+        assert int(line["weights"]) == layer["weights"]
+        for way in WAYS:
+            assert float(line[f"{way}_kl"]) == layer[way]["kl"]
+            lost = 100 * layer[way]["accuracy_lost"]
+            assert float(line[f"{way}_points_lost"]) == pytest.approx(lost)
 
 
 def test_a_student_without_layers_has_an_empty_picture() -> None:

@@ -29,15 +29,15 @@ def test_two_folders_and_users_ship_the_same_bytes(quantized: tuple[Path, Path])
     assert first == second
     assert set(first) == {
         "model.onnx", "spec.json", "float.onnx", "float.safetensors", "float.json",
-        "frontier.json", "frontier.csv", "frontier.png", "sensitivity.json", "sensitivity.png",
-        "parity.json", "certificate.json", "history.jsonl",
+        "frontier.json", "frontier.csv", "frontier.png", "sensitivity.json", "sensitivity.csv",
+        "sensitivity.png", "parity.json", "certificate.json", "history.jsonl",
     }  # fmt: skip
 
 
 def test_no_shipped_file_names_a_folder_or_a_user(quantized: tuple[Path, Path]) -> None:
     for file in (
         "model.onnx", "float.onnx", "spec.json", "frontier.json", "frontier.csv", "parity.json",
-        "sensitivity.json", "certificate.json",
+        "sensitivity.json", "sensitivity.csv", "certificate.json",
     ):  # fmt: skip
         content = (quantized[0] / "ship/student" / file).read_bytes()
         for word in (b"distiller", b"checkout", b"/tmp", b".py", b"site-packages", b"torch/"):
