@@ -25,12 +25,16 @@ from tasks.core.metrics import correct
 from tasks.core.models import read_spec
 from tasks.core.statistics import clustered_bootstrap
 from tasks.core.tables import Table, read_fingerprint, read_split
-from tasks.modalities.vision.scorers import load_scorer
+from tasks.modalities.vision.scorers import load_network, load_scorer
+from tasks.stress.attacks.apgd import apgd
+from tasks.stress.attacks.balls import around
+from tasks.stress.attacks.objectives import cross_entropy, low_margin
 
 SEEDS = 5
 COMMAND = "make bench-fashion-mnist"
 TEACHER = "STILLHOUSE_TEACHER"
 STUDENT = "student"  # the rung that five seeds are trained of
+ATTACKED, STEPS, EPSILON = 1000, 20, 4 / 255  # test rows, steps of APGD, share of the range
 
 
 def run() -> list[Row]:
@@ -83,8 +87,14 @@ def _rows(folder: Path) -> list[Row]:
     taught = np.stack([hits(models / _taught(s), test) for s in range(SEEDS)])
     alone = np.stack([hits(models / _alone(s), test) for s in range(SEEDS)])
     size = read_spec(models / "teacher").parameters / read_spec(models / STUDENT).parameters
-    differences = taught.astype(np.int64) - alone.astype(np.int64)
-    least, _ = clustered_bootstrap(differences)
+    gain, least = _gained(taught, alone)
+    few = test.take(np.argsort(test.rows, kind="stable")[:ATTACKED])
+    stood = np.stack([stands(models / _taught(s), few) for s in range(SEEDS)])
+    stood_alone = np.stack([stands(models / _alone(s), few) for s in range(SEEDS)])
+    stood_gain, stood_least = _gained(stood, stood_alone)
+    attacked = f"stands 4 of 255 (APGD, {ATTACKED:,} test rows)"
+    agreed = [agrees(models / _taught(s), models / "teacher", test) for s in range(SEEDS)]
+    agreed_alone = [agrees(models / _alone(s), models / "teacher", test) for s in range(SEEDS)]
     spent = read_json(folder / "measured" / "teacher.json")
     trained = os.environ.get(TEACHER) != "reference"
     reached = {p.name: float(hits(p, test).mean()) for p in sorted(models.iterdir())}
@@ -98,11 +108,45 @@ def _rows(folder: Path) -> list[Row]:
             taught.mean() / teacher.mean(), "", ">= 0.99", COMMAND, SEEDS),
         row("student's test accuracy, mean of seeds", taught.mean(), "", "", COMMAND, SEEDS),
         row("the same on labels alone, mean of seeds", alone.mean(), "", "", COMMAND, SEEDS),
-        row("gain over labels alone, points", 100 * differences.mean(), "", "", COMMAND, SEEDS),
-        row("its lower bound (95 %, rows and seeds resampled), points",
-            100 * least, "", ">= 0", COMMAND, SEEDS),
+        row("gain over labels alone, points", gain, "", "", COMMAND, SEEDS),
+        row("its lower bound (95 %, rows and seeds resampled), points", least, "", ">= 0", COMMAND,
+            SEEDS),
+        row("student agrees with its teacher, mean of seeds", np.mean(agreed), "", "", COMMAND,
+            SEEDS),
+        row("the same on labels alone, mean of seeds", np.mean(agreed_alone), "", "", COMMAND,
+            SEEDS),
+        row(f"{attacked}: teacher", stands(models / "teacher", few).mean(), "", "", COMMAND),
+        row(f"{attacked}: student, mean of seeds", stood.mean(), "", "", COMMAND, SEEDS),
+        row(f"{attacked}: the same on labels alone, mean of seeds", stood_alone.mean(), "", "",
+            COMMAND, SEEDS),
+        row("gain over labels alone under attack, points", stood_gain, "", "", COMMAND, SEEDS),
+        row("its lower bound under attack (95 %, rows and seeds resampled), points", stood_least,
+            "", "", COMMAND, SEEDS),
         *reference.compared(reference.STANDARD, folder, reached, COMMAND),
     ]  # fmt: skip
+
+
+def _gained(taught: NDArray[np.bool_], alone: NDArray[np.bool_]) -> tuple[float, float]:
+    """The mean of `taught` above `alone` (seeds, rows), in points, and its lower bound."""
+    differences = taught.astype(np.int64) - alone.astype(np.int64)
+    return float(100 * differences.mean()), 100 * clustered_bootstrap(differences)[0]
+
+
+def stands(folder: Path, test: Table) -> NDArray[np.bool_]:
+    """Which test rows the float network in `folder` has right wherever APGD looks around them."""
+    net, data = load_network(folder), read_spec(folder).data
+    bounds, standing = around(test.images, EPSILON, data, "linf"), hits(folder, test)
+    for objective in (cross_entropy(net), low_margin(net)):
+        random = np.random.default_rng(0)
+        _, margins = apgd(objective, test.images, test.labels, bounds, STEPS, random)
+        standing &= margins >= 0
+    return standing
+
+
+def agrees(folder: Path, teacher: Path, test: Table) -> float:
+    """The share of test rows of which two models say the same."""
+    said = [load_scorer(place)(test.images).argmax(axis=1) for place in (folder, teacher)]
+    return float((said[0] == said[1]).mean())
 
 
 def hits(folder: Path, test: Table) -> NDArray[np.bool_]:

@@ -114,7 +114,7 @@ def _emulator() -> Finding:
 
 def _space(root: Path) -> Finding:
     free = shutil.disk_usage(root).free
-    remedy = "" if free >= MIN_FREE else "free some; `dvc gc -w` empties the cache of old versions"
+    remedy = "" if free >= MIN_FREE else "free some; `stillhouse gc` frees what nothing names"
     return Finding("disk", f"{free / 1024**3:.1f} GiB free", remedy)
 
 

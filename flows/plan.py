@@ -1,7 +1,7 @@
 """`distill.rungs` beside the data and the teacher, before DVC reads them: as `plan: auto` has them
 (`stillhouse plan --write`), and whether the stages can take them as they are.
 
-Only writes `params.yaml`, and only the rungs; `tasks.distill` proposes.
+Beside what `acquire` takes, only the rungs of `params.yaml` are written; `tasks.distill` proposes.
 """
 
 from __future__ import annotations

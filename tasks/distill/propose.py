@@ -1,4 +1,4 @@
-"""Proposed rungs: the largest student within a budget, and assistants where 10:1 is not enough.
+"""Proposed rungs: a student that uses its budget, and assistants where 10:1 is not enough.
 
 Networks have the proportions of the teacher's: its widths, all thinned alike, with as many of its
 stages and blocks as the size allows, since deep and thin beats shallow and wide at equal size
@@ -63,13 +63,14 @@ def ground(
 
 
 def propose(name: str, budget: Budget, ground: Ground) -> Chain:
-    """The chain down to student `name`: the largest network within `budget`, and as few assistants
-    as steps of at most 10:1 allow. A `ParamsError` names the nearest figure within reach."""
+    """The chain down to student `name`: `student`, and as few assistants as
+    steps of at most 10:1 allow. A `ParamsError` names the nearest figure within reach."""
     return down_to(name, student(budget, ground), ground)
 
 
 def student(budget: Budget, ground: Ground) -> Architecture:
-    """The largest network by parameters that is smaller than the teacher and within `budget`."""
+    """Of the networks within `budget` and below the teacher, the deepest of those that have nearly
+    (`ALIKE`) as many parameters as the largest."""
     figure = _figure(budget.kind, ground.data)
     limit = budget.limit * (MARGIN if budget.kind == "latency_ms" else 1.0)
     ladders = [ladder for shape in _shapes(ground.own) if (ladder := _ladder(shape, ground))]

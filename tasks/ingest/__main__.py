@@ -53,7 +53,10 @@ def run(_: list[str]) -> None:
     tested = order[side[order] == "test"]
     groups = {name: np.array(values)[tested].tolist() for name, values in images.groups.items()}
     write_subgroups(SUBGROUPS, np.array(ids)[tested].tolist(), groups)
-    unlabelled = {kind: _write_unlabelled(kind, info, set(ids)) for kind in KINDS}
+    unlabelled: dict[Kind, Unlabelled] = {}
+    taken = set(ids)
+    for kind in KINDS:  # a stranger that is in the transfer set would be learned from
+        unlabelled[kind] = _write_unlabelled(kind, info, taken)
     train = table.take(side[order] == "train").images
     content: dict[str, Any] = {
         "format": "stillhouse/fingerprint/1",
@@ -86,20 +89,22 @@ def _write(split: str, part: Table, classes: tuple[str, ...]) -> Split:
     )
 
 
-def _write_unlabelled(kind: Kind, info: SnapshotInfo, labelled: set[str]) -> Unlabelled:
-    """A table without labels: each image once, none that is labelled elsewhere; perhaps empty."""
+def _write_unlabelled(kind: Kind, info: SnapshotInfo, taken: set[str]) -> Unlabelled:
+    """A table without labels: each image once, none that is `taken`, to which they are added;
+    perhaps empty."""
     images = read_unlabelled(DATA / "raw", info, kind)
     ids, first = np.unique(np.array([row_id(i) for i in images], dtype="U64"), return_index=True)
-    new = np.array([row not in labelled for row in ids.tolist()], dtype=bool)
+    new = np.array([row not in taken for row in ids.tolist()], dtype=bool)
     rows, index = ids[new], first[new]
     labels: NDArray[np.int64] = np.full(len(rows), UNLABELLED, dtype=np.int64)
     path = DATA / f"{kind}.parquet"
     write_table(path, Table(rows, labels, images[index]))
+    taken.update(rows.tolist())
     left_out = len(images) - len(rows)
     if len(images):
         print(
             f"ingest: {kind} {len(rows):,} rows; {left_out:,} left out, which come twice or are "
-            "in a labelled table"
+            "in another table"
         )
     return Unlabelled(rows=len(rows), left_out=left_out, sha256=sha256(path))
 

@@ -190,15 +190,16 @@ def _stood(family: str, heard: Heard) -> bool:
 
 
 def teacher_requirement(case: Case) -> Gate:
-    """The teacher itself met its target, on this data."""
+    """The teacher itself came near its target (`SHARE` in tasks/evaluate), on this data."""
     report = case.teacher_report or {}
     if report.get("model_sha256") != case.teacher_spec.sha256:
         return _holds("teacher_requirement", None, "There is no report on this teacher.")
     if report.get("fingerprint") != case.data.digest:
         return _holds("teacher_requirement", None, "The teacher was evaluated on other data.")
     met = report.get("met")
-    said = "meets" if met is True else "misses"
-    return _holds("teacher_requirement", met, f"The teacher {said} its own target on test rows.")
+    said = "reaches" if met is True else "misses"
+    why = f"The teacher {said} its own target, less 5 % of it, on test rows."
+    return _holds("teacher_requirement", met, why)
 
 
 def data_validation(case: Case) -> Gate:

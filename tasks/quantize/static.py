@@ -1,6 +1,6 @@
 """Static int8 (QDQ): weights per channel, activation ranges fixed on training rows.
 
-Types are those of the target. On x86 each channel has the finest scale with which no pair of
+Types are those of the target. Each channel has the finest scale with which no pair of
 products leaves int16, so that the file means the same on every CPU (see `saturation`), unless it
 is made for VNNI alone. Logits stay float: on 256 levels classes would tie. `calibrate` says where
 the ranges come from.

@@ -58,7 +58,7 @@ LOSSES = (
             }
         ),
         (
-            f"params.yaml: {FIRST}.layers: 'head' gives rows of shape (1,), and attention reads",
+            f"params.yaml: {FIRST}.layers: 'head' gives no map, and attention reads maps",
             "name a convolutional layer",
         ),
     ),

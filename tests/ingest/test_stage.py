@@ -160,6 +160,15 @@ def read_fingerprint_of(labelled: Pixels) -> str:
     return read_fingerprint().digest
 
 
+def test_a_stranger_that_is_in_the_transfer_set_is_none() -> None:
+    new = pictures(10, seed=1)
+
+    schema = ingested(pictures(60), SHARES, transfer=new[:6], strangers=new[4:])
+
+    assert rows("transfer", schema) == {row_id(image) for image in new[:6]}
+    assert rows("strangers", schema) == {row_id(image) for image in new[6:]}
+
+
 def test_rows_without_a_transfer_set_are_the_training_rows() -> None:
     schema = ingested(pictures(40), SHARES)
     empty_quarantine()

@@ -44,8 +44,8 @@ def build(rung: Rung, shapes: Shapes) -> nn.Module:
         for layer, shape in ((ours, shapes.student[ours]), (theirs, shapes.teacher[theirs])):
             if len(shape) != 3:
                 raise ParamsError(
-                    f"layers: '{layer}' gives rows of shape {shape}, and attention reads maps "
-                    "(channels, height, width); name a convolutional layer"
+                    f"layers: '{layer}' gives no map, and attention reads maps (channels, height, "
+                    "width); name a convolutional layer"
                 )
     return Attention(rung.layers)
 

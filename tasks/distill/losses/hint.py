@@ -47,8 +47,8 @@ def build(rung: Rung, shapes: Shapes) -> nn.Module:
 def _channels(layer: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if len(shapes[layer]) not in (1, 3):
         raise ParamsError(
-            f"layers: '{layer}' gives rows of shape {shapes[layer]}, and hint reads (channels,) "
-            "or (channels, height, width); name another"
+            f"layers: '{layer}' gives neither (channels,) nor (channels, height, width), which is "
+            "what hint reads; name another"
         )
     return shapes[layer][0]
 
