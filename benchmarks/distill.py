@@ -29,6 +29,7 @@ from benchmarks.fashion_data import PRESET, table
 from benchmarks.table import Row, row
 from benchmarks.workload import (
     BATCH,
+    DATA,
     LEARNING,
     STUDENTS,
     TEACHER,
@@ -117,7 +118,7 @@ def prepared(base: Path) -> Setting:
     print("bench-distill: the bank", flush=True)
     rows = random_rows()
     teacher = network(TEACHER).eval()
-    view, score = viewer(rows, VIEWS), network_scorer(teacher)
+    view, score = viewer(rows, VIEWS, DATA), network_scorer(teacher)
     start = time.perf_counter()
     write_bank(base / "bank", rows, "m", VIEWS.model_dump(), view, lambda x, _: score(x))
     spent = time.perf_counter() - start

@@ -92,7 +92,7 @@ def used(folder: Path) -> float:
     deterministic(0, 1)
     rows, views = read_rows(DATA, folder), Views(count=1, shift=2)
     net = build(Architecture(widths=(4,), stride=2), DATA, Normalisation(mean=128, std=74))
-    view, score = viewer(rows, views), network_scorer(net)
+    view, score = viewer(rows, views, DATA), network_scorer(net)
     write_bank(folder / "bank", rows, "m", views.model_dump(), view, lambda x, _: score(x))
     bank = read_bank(folder / "bank", rows, "m", views.model_dump(), BankForm())
 

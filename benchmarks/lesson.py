@@ -57,7 +57,10 @@ class Lesson:
     ) -> ResidualNetwork:
         """Train one; it sees the first `count` views, or all, in turn. `start`: whose weights it
         begins with; `rate`: what share of the preset's learning rate."""
-        spec, view = read_spec(reference.STANDARD / "student"), viewer(self.rows, self.views)
+        spec, view = (
+            read_spec(reference.STANDARD / "student"),
+            viewer(self.rows, self.views, read_spec(TEACHER).data),
+        )
         assert spec.normalisation is not None
         torch.manual_seed(seed)
         net = build(self.rung.architecture, spec.data, spec.normalisation)
@@ -99,7 +102,9 @@ def lesson(folder: Path, seen: Table, count: int) -> Lesson:
     spec, place, known = read_spec(TEACHER), folder / "bank", views.model_dump()
     print(f"banking {count} views of {len(rows):,} rows", flush=True)
     score = network_scorer(load_network(TEACHER, spec))
-    write_bank(place, rows, spec.sha256, known, viewer(rows, views), lambda x, _: score(x))
+    write_bank(
+        place, rows, spec.sha256, known, viewer(rows, views, spec.data), lambda x, _: score(x)
+    )
     bank = read_bank(place, rows, spec.sha256, known, BankForm())
     return Lesson(folder, rows, views, bank, Rung.model_validate(asked))
 

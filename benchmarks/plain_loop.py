@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.workload import (
     BATCH,
+    DATA,
     LEARNING,
     STUDENTS,
     TEACHER,
@@ -38,7 +39,7 @@ def _prepared(folder: Path) -> tuple[Rows, View, ResidualNetwork, Tensor]:
     deterministic(0, THREADS)
     rows = random_rows()
     said = torch.from_numpy(np.load(folder / SAID, allow_pickle=False))
-    return rows, viewer(rows, VIEWS), _default_format(network(TEACHER).eval()), said
+    return rows, viewer(rows, VIEWS, DATA), _default_format(network(TEACHER).eval()), said
 
 
 def seconds(folder: Path, student: int, teacher: bool, low: bool) -> float:

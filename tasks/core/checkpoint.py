@@ -147,7 +147,9 @@ def read_checkpoint(folder: Path, key: str, state: State) -> bool:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """All that it was for is stored, or it is another training's: it goes."""
+    """All that it was for is stored, or it is another training's: it goes, first of all what makes
+    the rest one, so that no half of it is ever found."""
+    (folder / STATE).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

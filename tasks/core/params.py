@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -27,10 +28,27 @@ class Section(BaseModel):
     @classmethod
     def _counted(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` and `on` as true, and pydantic would read true as 1."""
-        number = cls.model_fields[str(info.field_name)].annotation in (int, float)
-        if number and isinstance(value, bool):
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if kinds & {int, float} and bool not in kinds and _has_truth(value):
             raise ValueError("must be a number, not a truth value")
         return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Every type that `annotation` is made of.
+
+    >>> _kinds(dict[str, float] | None) == {dict, str, float, type(None)}
+    True
+    """
+    parts = get_args(annotation)
+    return {get_origin(annotation) or annotation}.union(*map(_kinds, parts)) - {UnionType, Union}
+
+
+def _has_truth(value: Any) -> bool:
+    """Whether a YAML value is true or false, or a list or mapping that holds such a value."""
+    inside = value.values() if isinstance(value, dict) else value
+    nested = isinstance(value, dict | list | tuple) and any(map(_has_truth, inside))
+    return isinstance(value, bool) or nested
 
 
 S = TypeVar("S", bound=BaseModel)

@@ -56,7 +56,7 @@ class OnDisk:
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             count = stop - start
-            content = os.pread(handle, count * size, self.offset + start * size)
+            content = _read(handle, count * size, self.offset + start * size)
         else:
             count = len(index)
             content = b"".join(
@@ -68,6 +68,15 @@ class OnDisk:
 
     def __del__(self) -> None:
         self.file.close()
+
+
+def _read(handle: int, count: int, offset: int) -> bytes:
+    """`count` bytes, or those that there are: the system reads 2 GB at once at most."""
+    parts = []
+    while count and (part := os.pread(handle, count, offset)):
+        parts.append(part)
+        count, offset = count - len(part), offset + len(part)
+    return b"".join(parts)
 
 
 Stored = Tensor | OnDisk  # both give rows by `[index]` and `[start:stop]`

@@ -136,11 +136,11 @@ def _guided(rung: Rung) -> Rung:
     own = {name: rung.losses.get(name, 0.0) for name in ("adversarial", "cross_entropy")}
     losses = {"dense": sum(rung.losses.values()) - sum(own.values())} | own
     kept = {"from_", "architecture", "training", "temperature", "hand_on", "flip_weight"}
-    if rung.adversary:
+    weighed = {name: w for name, weight in losses.items() if (w := round(weight, 6))}
+    if rung.adversary and "adversarial" in weighed:
         kept.add("adversary")
     said = rung.model_dump(by_alias=True, include=kept)
-    weighed = {name: round(weight, 6) for name, weight in losses.items()}
-    return Rung.model_validate(said | {"losses": {k: v for k, v in weighed.items() if v}})
+    return Rung.model_validate(said | {"losses": weighed})
 
 
 def _trained_for(rung: Rung, epochs: int) -> Rung:

@@ -141,15 +141,16 @@ def rung(network: Architecture, parent: str, ground: Ground) -> Rung:
             "weight_decay": float(f"{ground.teaching.weight_decay / grows:.2g}"),
         }
     )
-    return Rung.model_validate(
-        {
-            "from": parent,
-            "architecture": network,
-            "training": training,
-            "temperature": ground.like.temperature if ground.like else TEMPERATURE,
-            "losses": ground.like.losses if ground.like else LOSSES,
-        }
-    )
+    asked: dict[str, Any] = {
+        "from": parent,
+        "architecture": network,
+        "training": training,
+        "temperature": ground.like.temperature if ground.like else TEMPERATURE,
+        "losses": ground.like.losses if ground.like else LOSSES,
+    }
+    if "dkd" in asked["losses"] and ground.like:
+        asked["dkd"] = ground.like.dkd
+    return Rung.model_validate(asked)
 
 
 def written(chain: Chain) -> dict[str, Any]:
@@ -241,6 +242,11 @@ def _nearest(target: float, ground: Ground) -> Architecture:
         ladder = _ladder(shape, ground)
         place = bisect_right(ladder, target, key=lambda n: size(n, ground.data))
         near += ladder[max(0, place - 1) : place + 1]
+    if not near:
+        raise ParamsError(
+            f"params.yaml: teach.architecture: no network of its proportions is smaller than a "
+            f"teacher of {ground.teacher:,} parameters; write distill.rungs and plan: null"
+        )
     alike = [network for network in near if away(network) <= -math.log(ALIKE)]
     return max(alike, key=lambda n: (_depth(n), -away(n))) if alike else min(near, key=away)
 

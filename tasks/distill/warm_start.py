@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from tasks.core.errors import DataError
 from tasks.core.models import Architecture, ModelSpec, finite, read_spec
 from tasks.core.tables import DATA, Schema
@@ -23,6 +25,9 @@ def read_former(folder: Path, data: Schema) -> tuple[ModelSpec, ResidualNetwork]
     spec = read_spec(folder)
     if spec.kind != "torch":
         raise DataError(f"{folder}: is of kind {spec.kind}; a warm start needs a torch network")
+    norm = spec.normalisation
+    if spec.architecture is None or norm is None:
+        raise DataError(f"{folder}: spec.json has no architecture or normalisation; restore it")
     was = spec.data
     if (was.classes, was.shape, was.dtype) != (data.classes, data.shape, data.dtype) or (
         data.dtype == "uint8" and was.range != data.range  # that of floats is as it was seen
@@ -35,6 +40,10 @@ def read_former(folder: Path, data: Schema) -> tuple[ModelSpec, ResidualNetwork]
         net = load_network(folder, spec)
     except RuntimeError:
         raise DataError(f"{folder}: weights and spec.json do not fit; restore the pair") from None
+    if not np.allclose((norm.mean, norm.std), (float(net.mean), float(net.std)), rtol=1e-3):
+        raise DataError(
+            f"{folder}: weights normalise otherwise than spec.json says; restore the pair"
+        )
     if not finite(net.state_dict()):
         raise DataError(f"{folder}: weights hold NaN or infinity; set distill.warm_start: null")
     return spec, net

@@ -84,7 +84,8 @@ def build(
             graphs["static"] = quantized(calibrated)
         if bank is not None and "qat" in params.schemes:
             graphs["qat"] = _tuned(
-                calibrated, floats, rows, val, bank, views, params, folder, checkpoint("qat"),
+                calibrated, floats, data, rows, val, bank, views, params, folder,
+                checkpoint("qat"),
             )  # fmt: skip
         reference, _ = score(open_session(finished(floats)), val.images)
         bounds = Bounds(val, reference, params.goals, budget_ms)
@@ -123,6 +124,7 @@ def _converted(
 def _tuned(
     calibrated: Calibrated,
     floats: onnx.ModelProto,
+    data: Schema,
     rows: Rows,
     val: Table,
     bank: Bank,
@@ -139,7 +141,7 @@ def _tuned(
         rows,
         guided(params.temperature, params.alpha),
         params.qat,
-        view=viewer(rows, views),
+        view=viewer(rows, views, data),
         signal=bank.signal,
         validate=validator(net, in_memory(val)),
         history=folder / "history.jsonl",

@@ -277,7 +277,14 @@ SURROUNDINGS = (
     ),
     Case(
         "a full disk, noticed by a stage",
-        params({"teach.architecture.widths": [48, 96, 192], "teach.training.epochs": 1}),
+        params(
+            {
+                "teach.architecture.widths": [48, 96, 192],
+                "teach.training.epochs": 1,
+                "distill.rungs.assistant.architecture.widths": [24, 48, 96],
+                "distill.rungs.student.architecture.widths": [12, 24, 48],
+            }
+        ),
         ("teach: models/teacher/", "No space left on device", "free some space and run again"),
         around=full("models", 8192),
     ),

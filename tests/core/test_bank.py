@@ -66,7 +66,7 @@ def banked(
     """A bank of a network in batches that do not divide the rows, written and read back."""
     score = network_scorer(net or network())
     write_bank(
-        folder, rows, folder.name, VIEWS.model_dump(), viewer(rows, VIEWS),
+        folder, rows, folder.name, VIEWS.model_dump(), viewer(rows, VIEWS, SCHEMA),
         lambda images, _: score(images) * np.float32(scale), form, above, hand_on, batch=32,
     )  # fmt: skip
     return opened(folder, rows, form)
@@ -77,7 +77,7 @@ def opened(folder: Path, rows: Rows, form: BankForm = FULL) -> Bank:
 
 
 def live(net: ResidualNetwork, rows: Rows, k: int) -> NDArray[np.float32]:
-    seen = viewer(rows, VIEWS)(rows.images[:].float(), EVERY.numpy(), k)
+    seen = viewer(rows, VIEWS, SCHEMA)(rows.images[:].float(), EVERY.numpy(), k)
     return network_scorer(net)(seen.numpy())
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from tasks.core.checkpoint import STATE
+from tasks.core.checkpoint import STATE, remove_checkpoint
 from tasks.core.errors import DataError
 from tasks.core.signal import Batch, Student
 from tests.core.small_training import run, small_rows
@@ -84,6 +84,19 @@ def test_what_is_trained_is_not_trained_again_until_its_checkpoint_is_removed(
         assert (folder / "history.jsonl").read_bytes() == history
         shutil.rmtree(folder / "checkpoints")
         assert counted(folder, **changes) == STEPS
+
+
+def test_a_removal_that_is_cut_short_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes first of the rest, the next training begins anew and does not refuse."""
+    run(tmp_path, {"checkpoint": 2})
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+        remove_checkpoint(tmp_path / "checkpoints")
+    for file in (tmp_path / "checkpoints").glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    assert counted(tmp_path) == STEPS
 
 
 def test_a_training_resumes_at_its_last_checkpoint(tmp_path: Path) -> None:

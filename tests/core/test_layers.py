@@ -153,7 +153,7 @@ def taught(rows: Rows, signal: Signal, history: Path, what: str) -> dict[str, Te
         rows,
         loss,
         Training(epochs=6, batch=20, learning_rate=0.01),
-        view=viewer(rows, VIEWS),
+        view=viewer(rows, VIEWS, SCHEMA),
         validate=lambda: 0.5,
         history=history,
         what=what,
@@ -169,7 +169,7 @@ def apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 def test_a_student_learns_the_same_from_a_live_teacher_and_from_its_bank(
     rows: Rows, tmp_path: Path
 ) -> None:
-    teacher, views, view = network(8, 12).eval(), VIEWS.model_dump(), viewer(rows, VIEWS)
+    teacher, views, view = network(8, 12).eval(), VIEWS.model_dump(), viewer(rows, VIEWS, SCHEMA)
     score = network_scorer(teacher)
     write_bank(tmp_path, rows, "teacher", views, view, lambda images, _: score(images))
     bank = read_bank(tmp_path, rows, "teacher", views, BankForm())

@@ -62,6 +62,10 @@ def test_a_value_out_of_range_is_named_with_what_was_got(
         ("distill.rungs.student.losses", {"kdd": 1.0}, "no loss 'kdd'; did you mean 'kd'"),
         ("distill.rungs.student.architecture.widths", [8, -4], "greater than or equal to 1"),
         ("distill.rungs.student.temperature", 0, "greater than 0"),
+        ("distill.rungs.student.temperature", True, "a number, not a truth value"),
+        ("distill.rungs.student.losses", {"kd": True}, "a number, not a truth value"),
+        ("distill.rungs.student.architecture.widths", [True, 8], "a number, not a truth value"),
+        ("distill.rungs.student.training.patience", True, "a number, not a truth value"),
     ],
 )
 def test_a_chain_that_cannot_be_walked_is_refused(

@@ -1,6 +1,7 @@
 """Tensors on disk: written as a stream, mapped or read row by row, whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,13 @@ def test_a_file_that_becomes_shorter_is_an_error_and_not_zeros(
         file.truncate(100)
     with pytest.raises(DataError, match="became shorter"):
         found[torch.tensor([19])]
+
+
+def test_a_slice_is_read_whole_however_little_the_system_gives_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "MAPPED", 0)
+    written(tmp_path / "a", VALUES.half())
+    found, whole = read_stored(tmp_path / "a", "x"), os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, count, at: whole(handle, min(count, 7), at))
+    assert torch.equal(found[3:18], VALUES[3:18].half())

@@ -73,7 +73,13 @@ def model(folder: Path, name: str, widths: tuple[int, ...], rows: Rows, **more: 
     score, views = load_scorer(folder), VIEWS.model_dump()
     digest = spec.sha256
     write_bank(
-        folder / "bank", rows, digest, views, viewer(rows, VIEWS), lambda x, _: score(x), **more
+        folder / "bank",
+        rows,
+        digest,
+        views,
+        viewer(rows, VIEWS, SCHEMA),
+        lambda x, _: score(x),
+        **more,
     )
     return read_bank(folder / "bank", rows, digest, views, BankForm())
 
@@ -92,7 +98,7 @@ def learned(
         rows,
         loss,
         Training(epochs=3, batch=16, learning_rate=0.01),
-        view=viewer(rows, VIEWS),
+        view=viewer(rows, VIEWS, SCHEMA),
         validate=lambda: 0.0,
         history=folder / "history.jsonl",
         what="test",
@@ -156,7 +162,7 @@ def test_models_further_up_speak_from_the_bank_whoever_is_nearest(
     check_rows("pupil", guided, rows.labels, bank)
     _, asked = taught_by("pupil", guided, network(), tmp_path / "tutor", spec, bank, 1)
     index = torch.arange(8)
-    images = viewer(rows, VIEWS)(rows.images[:8].float(), index.numpy(), 1)
+    images = viewer(rows, VIEWS, SCHEMA)(rows.images[:8].float(), index.numpy(), 1)
 
     nearest, further = asked(images, index, 1)
 
@@ -189,7 +195,7 @@ def test_a_live_black_box_is_asked_itself_whatever_its_bank_says(
     pixels = np.random.default_rng(2).normal(size=(64, 4)).astype(np.float32)
     spec, asking = black_box(tmp_path, pixels), rung("kd", signal="live")
     index = torch.arange(8)
-    images = viewer(rows, VIEWS)(rows.images[:8].float(), index.numpy(), 1)
+    images = viewer(rows, VIEWS, SCHEMA)(rows.images[:8].float(), index.numpy(), 1)
 
     _, signal = taught_by("pupil", asking, network(), tmp_path, spec, bank, 1)
     (said,) = signal(images, index, 1)

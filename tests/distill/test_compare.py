@@ -147,6 +147,17 @@ def test_what_has_no_counterpart_in_the_other_chains_is_refused() -> None:
         candidates(plan(params, on(params)), on(params), views=4)
 
 
+def test_an_adversary_of_no_weight_is_left_out_of_a_dense_chain() -> None:
+    idle = {
+        "losses": {"adversarial": 0.0, "kd": 1.0},
+        "adversary": {"epsilon": 0.1, "steps": 2, "step": 0.1},
+    }
+    params = distill(rungs=RUNGS | {"student": RUNGS["student"] | idle})
+    student = candidates(plan(params, on(params)), on(params), views=4)["dense"]["student"]
+
+    assert (student.losses, student.adversary) == ({"dense": 1.0}, None)
+
+
 def test_a_student_meets_its_adversary_in_every_chain_and_what_that_costs_is_counted() -> None:
     met = {
         "losses": {"adversarial": 0.5, "kd": 0.4, "cross_entropy": 0.1},
@@ -160,7 +171,9 @@ def test_a_student_meets_its_adversary_in_every_chain_and_what_that_costs_is_cou
     )  # the row, two moves and what is found
     spent = {name: compute(chain, DATA, 4) for name, chain in chains.items()}
 
-    assert len({student.adversary for student in students.values()} - {None}) == 1
+    assert {student.adversary for student in students.values()} == {
+        params.rungs["student"].adversary
+    }
     assert students["direct"].losses == students["assistant"].losses == met["losses"]
     assert students["dense"].losses == {"dense": 0.4, "adversarial": 0.5, "cross_entropy": 0.1}
     assert compute({"student": students["assistant"]}, DATA, 4) == 2 * step
@@ -252,7 +265,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_spec(folder, spec)
     rows, known = in_memory(train), 4 * np.eye(3, dtype=np.float32)[train.labels]
     write_bank(
-        folder / "bank", rows, spec.sha256, VIEWS.model_dump(), viewer(rows, VIEWS),
+        folder / "bank", rows, spec.sha256, VIEWS.model_dump(), viewer(rows, VIEWS, DATA),
         lambda _, index: known[index],
     )  # fmt: skip
     params = {

@@ -143,15 +143,17 @@ def test_relations_of_many_rows_are_compared_in_parts() -> None:
 
 
 @pytest.mark.parametrize("name", ["rkd", "similarity", "dist"])
-def test_relations_bear_rows_that_coincide_and_a_batch_of_two(name: str) -> None:
-    for ours in (OURS[[0, 0, 1]], OURS[:2]):
+def test_relations_bear_rows_that_coincide_equal_logits_and_a_batch_of_two(name: str) -> None:
+    near, equal = OURS[[0, 0, 1]] + 1e-4 * drawn(3, 4), OURS[:3].clone()
+    equal[0] = 1.0
+    for ours in (OURS[[0, 0, 1]], near, equal, OURS[:2]):
         logits = ours.clone().requires_grad_()
         labels = LABELS[: len(ours)]
         value = loss(name)(student(logits), batch(THEIRS[: len(ours)], labels=labels))
         value.backward()
         assert logits.grad is not None
         assert bool(torch.isfinite(value))
-        assert bool(torch.isfinite(logits.grad).all())
+        assert float(logits.grad.norm()) < 100, "one row must not drown all others"
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "kd", "dkd", "dense", "hint", "attention"])

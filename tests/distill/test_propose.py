@@ -16,7 +16,7 @@ from tasks.core.params import check
 from tasks.core.tables import Schema
 from tasks.core.trainer import Training
 from tasks.distill import propose
-from tasks.distill.params import Budget, DistillParams
+from tasks.distill.params import Budget, DistillParams, Rung
 from tasks.distill.propose import Chain, Ground, operations, size
 
 DIGITS = Schema(
@@ -220,3 +220,25 @@ def test_a_plan_that_cannot_be_is_refused(content: dict[str, Any], says: str) ->
     )
     with pytest.raises(ParamsError, match=says):
         check(DistillParams, written | content, "params.yaml: distill")
+
+
+def test_a_proposed_rung_decouples_as_the_first_one_does() -> None:
+    like = check(
+        Rung,
+        {
+            "from": "teacher",
+            "architecture": {"widths": [4]},
+            "training": {"epochs": 1, "learning_rate": 0.1},
+            "losses": {"dkd": 1.0},
+            "dkd": {"alpha": 2.0, "beta": 1.0},
+        },
+        "rung",
+    )
+    chain = proposed(replace(GROUND, like=like), parameters=7_000)
+
+    assert {(rung.dkd.alpha, rung.dkd.beta) for rung in chain.values()} == {(2.0, 1.0)}
+
+
+def test_no_network_is_halfway_below_a_teacher_that_is_smaller_than_all() -> None:
+    with pytest.raises(ParamsError, match=r"smaller than a teacher of 130 parameters; write dist"):
+        propose.midway(Architecture(widths=(1,)), replace(GROUND, teacher=130))

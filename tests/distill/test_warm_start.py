@@ -103,7 +103,7 @@ class World:
 
         write_bank(
             self.root / model.name / "bank", rows, model.sha256, views.model_dump(),
-            viewer(rows, views), score, form, above,
+            viewer(rows, views, DIGITS), score, form, above,
         )  # fmt: skip
 
     def learn(
@@ -279,6 +279,8 @@ def _gone(folder: Path, _: ModelSpec) -> None:
         (_spec(data=DIGITS.model_copy(update={"shape": (1, 9, 9)})), "of other classes, shape"),
         (_spec(data=DIGITS.model_copy(update={"range": (0.0, 255.0)})), "of other classes, shape"),
         (_spec(architecture=Architecture(widths=(4, 8))), "weights and spec.json do not fit"),
+        (_spec(architecture=None), "has no architecture or normalisation"),
+        (_spec(normalisation=Normalisation(mean=7, std=3)), "normalise otherwise than spec.json"),
         (_nan, "weights hold NaN or infinity"),
         (_cut, "is not the file that"),
         (_gone, "no former weights here; `stillhouse run` brings them"),

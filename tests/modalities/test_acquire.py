@@ -11,6 +11,7 @@ from PIL import Image
 from tasks.core.errors import DataError
 from tasks.core.files import tree_sha256
 from tasks.modalities.vision.acquire import take
+from tasks.modalities.vision.decoding import decoded
 from tasks.modalities.vision.snapshot import read_snapshot
 
 
@@ -92,6 +93,16 @@ def _transparent(folder: Path) -> None:
     Image.new("RGBA", (20, 16), (1, 2, 3, 4)).save(folder / "cat" / "0.png")
 
 
+def _clear_palette(folder: Path) -> None:
+    Image.new("P", (20, 16)).save(folder / "cat" / "0.png", transparency=0)
+
+
+def _pages(folder: Path) -> None:
+    (folder / "cat" / "0.png").unlink()
+    pages = [Image.new("RGB", (20, 16), (i, 0, 0)) for i in range(3)]
+    pages[0].save(folder / "cat" / "0.tiff", save_all=True, append_images=pages[1:])
+
+
 def _no_image(folder: Path) -> None:
     (folder / "cat" / "notes.txt").write_text("hello")
 
@@ -125,6 +136,8 @@ def _empty(folder: Path) -> None:
         (_truncated, r"cat/0.png: cannot be decoded"),
         (_sixteen_bits, r"cat/0.png: is of mode I;16"),
         (_transparent, r"cat/0.png: is of mode RGBA"),
+        (_clear_palette, r"cat/0.png: has transparent parts"),
+        (_pages, r"cat/0.tiff: holds 3 images; give each a file"),
         (_no_image, r"cat/notes.txt: not an image file"),
         (_link, "leads out of"),
         (_one_class, r"only one class \('cat'\)"),
@@ -144,6 +157,18 @@ def test_a_flawed_folder_is_named_and_the_old_snapshot_stays(
     assert "\n" not in str(caught.value)
     assert tree_sha256(tmp_path / "raw") == before
     assert not list(tmp_path.glob(".raw.*"))
+
+
+def test_a_photo_is_seen_as_the_camera_was_held(tmp_path: Path) -> None:
+    tall = Image.new("L", (4, 6))
+    tall.paste(255, (0, 0, 4, 2))  # its top is white
+    turned, orientation = tall.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    orientation[0x0112] = 6  # to be turned a quarter clockwise
+    turned.save(tmp_path / "held.png", exif=orientation)
+
+    pixels = decoded(tmp_path / "held.png", "held.png")
+
+    assert pixels.tolist() == np.asarray(tall)[None].tolist()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tasks.core.rows import Rows, in_memory
 from tasks.core.tables import Schema, Table
 from tasks.modalities.vision import training
 from tasks.modalities.vision.training import attacked_validator, validator
+from tasks.modalities.vision.views import Views
 
 DATA = Schema(
     modality="vision", shape=(1, 2, 2), dtype="uint8", range=(0, 100), classes=("dark", "light")
@@ -58,3 +59,18 @@ def test_so_many_rows_are_attacked_and_no_more(monkeypatch: pytest.MonkeyPatch) 
         Threshold(), rows(0, 45, 100, 49, 49), DATA, Adversary(epsilon=0.1, step=0.1)
     )
     assert left() == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("span", "border"), [((0.0, 255.0), 0.0), ((250.0, 310.0), 250.0), ((-9.0, -2.0), -2.0)]
+)
+def test_what_a_shift_brings_in_is_a_value_of_the_data(
+    span: tuple[float, float], border: float
+) -> None:
+    data = Schema(**DATA.model_dump() | {"dtype": "float32", "range": span})
+    table = rows(*range(20, 80))
+    images = torch.full((60, 1, 2, 2), span[1])
+
+    seen = training.viewer(table, Views(count=2, shift=1), data)(images, np.arange(60), 1)
+
+    assert set(seen.unique().tolist()) == {span[1], border}

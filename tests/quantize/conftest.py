@@ -150,7 +150,7 @@ def project(
     rows = in_memory(train_rows)
     write_bank(
         teacher / "bank", rows, sha256(teacher / WEIGHTS), VIEWS.model_dump(),
-        viewer(rows, VIEWS), lambda images, _: network_scorer(student)(images),
+        viewer(rows, VIEWS, data), lambda images, _: network_scorer(student)(images),
     )  # fmt: skip
     (source / "params.yaml").write_text(yaml.safe_dump(PARAMS))
 

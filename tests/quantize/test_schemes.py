@@ -127,6 +127,7 @@ def test_untrained_it_says_what_the_calibrated_file_says(
 def trained(
     calibrated: onnx.ModelProto,
     floats: onnx.ModelProto,
+    data: Schema,
     train_rows: Table,
     val_rows: Table,
     tmp_path_factory: pytest.TempPathFactory,
@@ -137,7 +138,7 @@ def trained(
     train(
         net, in_memory(train_rows), guided(4.0, 1.0),
         Training(epochs=12, batch=32, learning_rate=0.02, weight_decay=0.0),
-        view=viewer(in_memory(train_rows), Views(count=1, shift=0)),
+        view=viewer(in_memory(train_rows), Views(count=1, shift=0), data),
         signal=lambda _, index, __: (Outputs(signal[index]),),
         validate=validator(net, in_memory(val_rows)), what="qat",
         history=tmp_path_factory.mktemp("qat") / "history.jsonl",

@@ -106,7 +106,7 @@ def test_the_same_teacher_as_safetensors_as_onnx_and_twice_in_an_ensemble_banks_
     banked = {}
     for name, spec in specs.items():
         score, folder = load_scorer(tmp_path / "m" / name), tmp_path / "m" / name / "bank"
-        view = viewer(rows, views)
+        view = viewer(rows, views, DATA)
         write_bank(folder, rows, spec.sha256, views.model_dump(), view, lambda x, _, s=score: s(x))
         bank = read_bank(folder, rows, spec.sha256, views.model_dump(), BankForm())
         said = np.stack([bank.said(torch.arange(len(rows)), k).numpy() for k in range(2)])

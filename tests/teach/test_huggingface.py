@@ -146,6 +146,11 @@ def test_a_pickle_is_refused_by_name(given: Path, tmp_path: Path) -> None:
         copy_teachers([Given("huggingface", given)], tmp_path / "raw")
 
 
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"nowhere: no model\.safetensors here|nowhere: no conf"):
+        copy_teachers([Given("huggingface", tmp_path / "nowhere")], tmp_path / "raw")
+
+
 def test_only_its_three_files_are_taken(given: Path, tmp_path: Path) -> None:
     (given / "modeling_evil.py").write_text("raise SystemExit")
     copy_teachers([Given("huggingface", given)], tmp_path / "raw")

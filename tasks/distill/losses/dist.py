@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from tasks.core.signal import Batch, Student
 from tasks.distill.params import Rung
 
+SMALL = 1e-6  # added to a row's sum of squares, which is about 0.1 for ten classes
+
 
 def loss(student: Student, batch: Batch, rung: Rung) -> Tensor:
     """The inter-class part plus the intra-class part, each between 0 and 2."""
@@ -25,6 +27,10 @@ def loss(student: Student, batch: Batch, rung: Rung) -> Tensor:
 
 
 def _distance(first: Tensor, second: Tensor) -> Tensor:
-    """1 - Pearson's correlation of each row of two matrices; 1 where one of them is constant."""
+    """1 - Pearson's correlation of each row of two matrices; 1 where one of them is constant.
+
+    `SMALL` bounds the gradient there: logits in bfloat16 are often equal.
+    """
     ours, theirs = (x - x.mean(1, keepdim=True) for x in (first, second))
-    return 1 - F.cosine_similarity(ours, theirs, dim=1, eps=1e-12)
+    lengths = [(x.square().sum(1) + SMALL).rsqrt() for x in (ours, theirs)]
+    return 1 - (ours * theirs).sum(1) * lengths[0] * lengths[1]

@@ -12,12 +12,13 @@ from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tasks.core.errors import DataError
 from tasks.modalities.vision.snapshot import Pixels
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+PAGED = {"GIF", "PNG", "TIFF", "WEBP"}  # not MPO: a camera's JPEG beside its own thumbnails
 MODES = {"1", "L", "P", "RGB", "CMYK", "YCbCr"}  # nothing is lost on the way to L or RGB
 
 
@@ -48,9 +49,16 @@ def decoded(source: Path | io.BytesIO, where: str) -> NDArray[np.uint8]:
     try:
         with Image.open(source) as image:
             mode, grey = image.mode, image.mode in ("1", "L")
-            converted = image.convert("L" if grey else "RGB") if mode in MODES else None
+            frames = getattr(image, "n_frames", 1) if image.format in PAGED else 1
+            clear = "transparency" in image.info
+            upright = ImageOps.exif_transpose(image)  # a camera that was held sideways
+            converted = upright.convert("L" if grey else "RGB") if mode in MODES else None
     except Exception:  # a decoder meets a broken file in its own ways
         raise DataError(f"{where}: cannot be decoded as an image; mend or remove it") from None
+    if frames > 1:
+        raise DataError(f"{where}: holds {frames} images; give each a file of its own")
+    if clear:
+        raise DataError(f"{where}: has transparent parts, which RGB cannot hold; flatten it")
     if converted is None:
         raise DataError(
             f"{where}: is of mode {mode}, whose values 8 bits or three channels cannot "

@@ -66,5 +66,6 @@ def _hugging(folder: Path) -> list[str]:
 
 def _closed(folder: Path) -> str:
     """Of weights that may hold code: that they were seen, and why they stay unread."""
-    found = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    there = folder.iterdir() if folder.is_dir() else ()
+    found = sorted(path.name for path in there if path.suffix in PICKLES)
     return f" ({found[0]} stays closed: a pickle can execute)" if found else ""

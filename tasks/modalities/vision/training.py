@@ -27,9 +27,14 @@ BATCH = 256
 ATTACKED = 1000  # validation rows whose worst image is sought, after each epoch
 
 
-def viewer(rows: Rows, views: Views) -> View:
-    """`view(images, index, k)` for trainer and bank: view k of rows `index`."""
-    return lambda images, index, k: apply(images, rows.keys[index], k, views)
+def viewer(rows: Rows, views: Views, data: Schema) -> View:
+    """`view(images, index, k)` for trainer and bank: view k of rows `index`.
+
+    Around an image is 0, or the value of the data's range that is nearest to it.
+    """
+    low, high = data.range
+    border = min(max(0.0, low), high)
+    return lambda images, index, k: apply(images, rows.keys[index], k, views, border)
 
 
 def predicted(score: Scorer, rows: Rows) -> NDArray[np.int64]:

@@ -27,8 +27,13 @@ class Views(Section):
     flip: bool = False
 
 
-def apply(images: Tensor, keys: NDArray[np.uint64], k: int, views: Views) -> Tensor:
-    """View `k` of each image. `images`: (N, C, H, W); `keys`: (N,). Same dtype and shape out."""
+def apply(
+    images: Tensor, keys: NDArray[np.uint64], k: int, views: Views, border: float = 0.0
+) -> Tensor:
+    """View `k` of each image. `images`: (N, C, H, W); `keys`: (N,). Same dtype and shape out.
+
+    What a shift brings in has the value `border`.
+    """
     k %= views.count  # the bank holds one cycle
     if k == 0:
         return images
@@ -38,7 +43,7 @@ def apply(images: Tensor, keys: NDArray[np.uint64], k: int, views: Views) -> Ten
     dy = torch.from_numpy((noise // np.uint64(span) % np.uint64(span)).astype(np.int64))
     h, w = images.shape[2:]
     # Every window of the padded image, as a view of it: whole rows of pixels are copied at a time.
-    windows = F.pad(images, [views.shift] * 4).unfold(2, h, 1).unfold(3, w, 1)
+    windows = F.pad(images, [views.shift] * 4, value=border).unfold(2, h, 1).unfold(3, w, 1)
     moved = windows[torch.arange(len(images)), :, dy, dx]
     if views.flip:
         # Alternating flips: half of the rows start mirrored, and each next view turns them over.
