@@ -116,7 +116,8 @@ def layer_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Layer -> shape of its output for one row of `shape`, without the batch. A network without
     weights, on the device `meta`, has the same ones."""
-    device = next(net.parameters()).device
+    weight = next(net.parameters(), None)
+    device = None if weight is None else weight.device
     with evaluating(net), torch.no_grad(), Taps(net, names) as taps:
         net(torch.zeros(1, *shape, device=device))
     return {name: tuple(output.shape[1:]) for name, output in taps.features.items()}
