@@ -220,7 +220,9 @@ def step_rows(student: Architecture, rounds: list[Round]) -> list[Row]:
     """Our trainer's step against a plain loop's, teacher left out of both: precision by precision,
     and as `precision: auto` trains against the float32 of whoever chooses nothing."""
     size, rows = f"{parameters(student):,} parameters", []
-    pairs = {p: (p, p) for p in PRECISIONS} | {"auto over float32": ("float32", PRECISIONS[-1])}
+    pairs = {p: (p, p) for p in PRECISIONS}
+    if PRECISIONS[-1] != "float32":
+        pairs["auto over float32"] = ("float32", PRECISIONS[-1])
     for named, (theirs, our) in pairs.items():
         plainly = statistics.median(1 / r.plain[theirs] for r in rounds)
         fast = statistics.median(1 / r.step[our] for r in rounds)
