@@ -10,6 +10,7 @@ import torch
 
 from tasks.core.models import Architecture, Normalisation
 from tasks.core.tables import Schema
+from tasks.modalities.vision.batch_norm import BatchNorm
 from tasks.modalities.vision.networks import Residual, build
 
 # A process of its own, since the defect writes where it must not.
@@ -44,6 +45,31 @@ def test_gradients_between_blocks_are_channels_last() -> None:
     x = torch.rand(2, 4, 7, 7).to(memory_format=last).requires_grad_()
     (gradient,) = torch.autograd.grad(block(x).square().sum(), x)
     assert gradient.is_contiguous(memory_format=last)
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+@pytest.mark.parametrize("side", [3, 7, 8])  # of 3 and 7: too few pixels to fill lanes of some
+def test_few_channels_are_normalised_as_torch_does_it(channels: int, side: int) -> None:
+    torch.manual_seed(channels)
+    ours, exact = BatchNorm(channels), torch.nn.BatchNorm2d(channels).double()
+    for value in (ours.weight, ours.bias):
+        torch.nn.init.uniform_(value, 0.5, 2)
+    exact.load_state_dict(ours.state_dict())
+    spread = torch.arange(1.0, channels + 1)[:, None, None]
+    x = (100 + spread * torch.randn(7, channels, side, side)).to(memory_format=torch.channels_last)
+    pull, found = torch.randn_like(x), []
+    for norm, images in ((ours, x.clone()), (exact, x.double())):
+        images.requires_grad_()
+        y = norm(images)
+        drawn = (y * pull).sum()
+        found.append([y, *torch.autograd.grad(drawn, (images, norm.weight, norm.bias))])
+        assert all(t.is_contiguous(memory_format=torch.channels_last) for t in found[-1][:2])
+    for mine, right in zip(*found, strict=True):
+        assert (mine - right).abs().max() < 1e-4 * right.abs().max()
+    assert ours.num_batches_tracked == 1
+    for name in ("running_mean", "running_var"):
+        assert torch.allclose(getattr(ours, name), getattr(exact, name).float(), rtol=1e-5), name
+    assert torch.equal(ours.eval()(x), torch.nn.BatchNorm2d.forward(ours, x))
 
 
 @pytest.mark.parametrize(

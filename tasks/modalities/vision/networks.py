@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.core.models import Architecture, Normalisation
 from tasks.core.tables import Schema
+from tasks.modalities.vision.batch_norm import BatchNorm
 
 
 class Shortcut(nn.Conv2d):
@@ -39,12 +40,12 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1: nn.Module = nn.BatchNorm2d(outputs)
+        self.bn1: nn.Module = BatchNorm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2: nn.Module = nn.BatchNorm2d(outputs)
+        self.bn2: nn.Module = BatchNorm(outputs)
         same = inputs == outputs and stride == 1
         self.shortcut: nn.Conv2d | None = None if same else Shortcut(inputs, outputs, stride)
-        self.bn3: nn.Module | None = None if same else nn.BatchNorm2d(outputs)
+        self.bn3: nn.Module | None = None if same else BatchNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -73,7 +74,7 @@ class ResidualNetwork(nn.Module):
         self.register_buffer("std", torch.ones(()))
         widths = architecture.widths
         self.stem = nn.Conv2d(channels, widths[0], 3, architecture.stride, 1, bias=False)
-        self.bn: nn.Module = nn.BatchNorm2d(widths[0])
+        self.bn: nn.Module = BatchNorm(widths[0])
         layers: list[nn.Module] = []
         inputs = widths[0]
         for width, stride in zip(widths, architecture.stage_strides, strict=True):
