@@ -26,7 +26,6 @@ from benchmarks.workload import (
     random_rows,
 )
 from tasks.core.rows import Rows, View
-from tasks.core.seeds import deterministic
 from tasks.modalities.vision.networks import ResidualNetwork
 from tasks.modalities.vision.training import viewer
 
@@ -36,7 +35,8 @@ SAID = "said.npy"  # the teacher's logits of `VIEW`, where our side has written 
 @cache
 def _prepared(folder: Path) -> tuple[Rows, View, ResidualNetwork, Tensor]:
     """Rows, views, the teacher and what it said; before the first measurement of this process."""
-    deterministic(0, THREADS)
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
     rows = random_rows()
     said = torch.from_numpy(np.load(folder / SAID, allow_pickle=False))
     return rows, viewer(rows, VIEWS, DATA), _default_format(network(TEACHER).eval()), said

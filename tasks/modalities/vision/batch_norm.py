@@ -68,8 +68,8 @@ class _ByLanes(torch.autograd.Function):
         means, variances = (s.view(r, -1) for s in of_lane)
         mean = means.mean(0)
         variance = variances.mean(0) + means.var(0, unbiased=False)  # within lanes, and between
-        y = F.batch_norm(rows, mean.repeat(r), variance.repeat(r), weight.repeat(r),
-                         bias.repeat(r), training=False, eps=eps)  # fmt: skip
+        given = torch.stack((mean, variance, weight, bias)).repeat(1, r)
+        y = F.batch_norm(rows, given[0], given[1], given[2], given[3], training=False, eps=eps)
         ctx.save_for_backward(x, mean, variance, weight)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
@@ -82,15 +82,16 @@ class _ByLanes(torch.autograd.Function):
         rows = _lanes(x)
         last = gradient.contiguous(memory_format=torch.channels_last)
         # As if mean and variance were constants; then what flows through both.
+        given = torch.stack((weight, mean, variance)).repeat(1, r)
         inner, scales, shifts = torch.ops.aten.native_batch_norm_backward(
-            _lanes(last), rows, weight.repeat(r), mean.repeat(r), variance.repeat(r), None, None,
-            False, ctx.eps, [True, True, True],
-        )  # fmt: skip
+            _lanes(last), rows, *given, None, None, False, ctx.eps, [True, True, True]
+        )
         of_weight, of_bias = scales.view(r, -1).sum(0), shifts.view(r, -1).sum(0)
         inverse = torch.rsqrt(variance + ctx.eps)
         slope = -weight * inverse.square() * of_weight / count
         level = -weight * inverse * of_bias / count - slope * mean
-        inner.add_(level.repeat(r)[:, None, None]).addcmul_(rows, slope.repeat(r)[:, None, None])
+        through = torch.stack((level, slope)).repeat(1, r)[:, :, None, None]
+        inner.add_(through[0]).addcmul_(rows, through[1])
         return _pixels(inner, x), of_weight, of_bias, None
 
 
