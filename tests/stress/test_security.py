@@ -69,7 +69,7 @@ def students(
         clean = load_case("student", BUDGET, seed=0)
         rows = read_rows(clean.data)
         train = Table(np.array(rows.digest), rows.labels.numpy(), rows.images[:].numpy())
-        network = fitted(Architecture(widths=(6, 8)), clean.data, poisoned(train), epochs=12)
+        network = fitted(Architecture(widths=(8, 16)), clean.data, poisoned(train), epochs=12)
         path = Path("poisoned.onnx")
         path.write_bytes(int8(network, clean, poisoned(train)))
         session = open_session(path)
