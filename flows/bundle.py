@@ -7,6 +7,7 @@ CPU, times, what was measured) are not. Nothing here writes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -31,9 +32,9 @@ class Circumstances(Section):
     """Where, when and on what a subject was sealed. `lock` is the key of its MLflow run.
 
     `dirty`: the working tree held `changes`, or there is no git to tell. `objects`: path -> MD5 in
-    DVC's cache of all data and results that the subject came from. `thresholds`: what `judge` and
-    `requirements` were when it was judged. `measured_again`: the latencies on `cpu`, where the
-    verdict's were measured on another one.
+    DVC's cache of all data and results that the subject came from. `thresholds`: what `stress`,
+    `judge` and `requirements` were when it was judged. `measured_again`: the latencies on `cpu`,
+    where the verdict's were measured on another one.
     """
 
     commit: str | None
@@ -67,13 +68,25 @@ class Shipped(BaseModel):
 
 
 def thresholds(params: Mapping[str, str]) -> dict[str, str]:
-    """Of flat parameters, those that decide; `judge.watts` only describes.
+    """Of flat parameters, those that decide. `judge.watts` only describes, and a family that is not
+    in `stress.families` says nothing.
 
     >>> thresholds({"judge.margin": "0.02", "judge.watts": "10", "teach.seed": "0"})
     {'judge.margin': '0.02'}
+    >>> thresholds({"stress.families": '["slices"]', "stress.slices.margin": "0.1",
+    ...             "stress.fidelity.agreement": "0.9"})
+    {'stress.families': '["slices"]', 'stress.slices.margin': '0.1'}
     """
-    deciding = ("judge.", "requirements.")
-    return {k: v for k, v in params.items() if k.startswith(deciding) and k != "judge.watts"}
+    families = json.loads(params.get("stress.families", "[]"))
+
+    def decides(key: str) -> bool:
+        part, _, rest = key.partition(".")
+        family, of_family, _ = rest.partition(".")
+        if part == "stress":
+            return not of_family or family in families
+        return part in ("judge", "requirements") and key != "judge.watts"
+
+    return {key: value for key, value in params.items() if decides(key)}
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -7,6 +7,7 @@ thresholds since. Nothing here changes the evidence or decides about it.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -138,8 +139,10 @@ def _circumstances(checkout: Checkout, student: str, begun: Tree | None) -> Circ
 
 
 def _thresholds(entries: Entries, student: str) -> dict[str, str]:
-    """The parameters that decided: what `judge` and `requirements` were when the judge ran."""
+    """The parameters that decided, as the student's judge and its stress families were locked."""
     used = flat_params(entries.get(f"judge@{student}", {}))
+    for family in json.loads(used.get("stress.families", "[]")):
+        used |= flat_params(entries.get(f"stress@{student}-{family}", {}))
     return thresholds(used)
 
 

@@ -242,11 +242,17 @@ def judged(root: Path, approved: bool = True) -> None:
 IGNORED = "/.dvc/\n/.stillhouse/\n/data/\n/models/\n/measured/\n/reports/\n/ship/\n/evidence/\n"
 JUDGE = {"margin": 0.05, "macro_f1_margin": 0.05, "class_margin": 0.2, "seed": 0}
 REQUIREMENTS = {"accuracy": 0.95, "bytes": 1000}
+STRESS = {
+    "families": ["adversarial"],
+    "seed": 0,
+    "adversarial": {"margin": 0.03},
+    "slices": {"margin": 0.1},
+}
 PARAMS = {
     "name": "trees",
     "threads": 1,
     "distill": {"ship": ["student"]},
-    "stress": {"families": ["adversarial"]},
+    "stress": STRESS,
     "judge": JUDGE,
     "requirements": REQUIREMENTS,
 }
@@ -261,11 +267,11 @@ STAGES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["models/student", "measured/student.json"],
     ),
     "stress@student-adversarial": (
-        {"stress.seed": 0},
+        {"stress.seed": 0, "stress.adversarial": STRESS["adversarial"]},
         ["reports/student/stress/adversarial.json", "reports/student/stress/adversarial"],
     ),
     "judge@student": (
-        {"judge": JUDGE, "requirements": REQUIREMENTS},
+        {"judge": JUDGE, "requirements": REQUIREMENTS, "stress.families": STRESS["families"]},
         ["evidence/student", "reports/student/card.md", "reports/student/verdict.json"],
     ),
 }

@@ -24,7 +24,7 @@ from tasks.core.files import read_json, write_json
 from tasks.core.session import open_session, score
 from tasks.core.tables import Table
 from tests.flows.registry.acts import back, standing, steps, up
-from tests.flows.registry.project import JUDGE, Project, model_bytes, rows_of_the_test
+from tests.flows.registry.project import JUDGE, STRESS, Project, model_bytes, rows_of_the_test
 
 
 def test_the_first_promotion_makes_a_champion_and_two_lines(first: Project) -> None:
@@ -179,6 +179,16 @@ def other_threshold(trees: Project) -> None:
     trees.commit("loosened")
 
 
+def other_stress(trees: Project) -> None:
+    trees.set_params(stress=STRESS | {"adversarial": {"margin": 0.01}})
+    trees.commit("tightened")
+
+
+def another_family(trees: Project) -> None:
+    trees.set_params(stress=STRESS | {"families": ["adversarial", "slices"]})
+    trees.commit("asked for more")
+
+
 def sealed_dirty(trees: Project) -> None:
     edit_manifest(trees, lambda c: c.update(dirty=True, changes=["tasks/judge/gates.py"]))
 
@@ -247,6 +257,8 @@ REFUSALS: list[tuple[Callable[[Project], None], str]] = [
     (detached, "detached HEAD at .* `git switch` to a branch first"),
     (no_repository, "no git repository with a commit here; `git init`"),
     (other_threshold, r"other thresholds .*judge.margin: 0.05 then, 0.9 now.*stillhouse run"),
+    (other_stress, r"other thresholds .*stress.adversarial.margin: 0.03 then, 0.01 now"),
+    (another_family, r"other thresholds .*stress.families: "),
     (sealed_dirty, r"not as committed \(tasks/judge/gates.py\).*commit, `stillhouse run`"),
     (unknown_commit, "commit 555555555555, which this repository does not hold"),
     (without_thresholds, "incomplete, it does not say by which thresholds"),
@@ -336,6 +348,12 @@ def test_other_thresholds_that_change_no_evidence_are_sealed_anew(first: Project
 
     first.lock(judge=JUDGE | {"class_margin": 0.21})  # judged again, to the same bytes
     assert first.run() == 1
+    assert up(first, 1).model.candidate == 1
+
+
+def test_a_family_that_is_not_asked_for_may_change(first: Project) -> None:
+    first.set_params(stress=STRESS | {"slices": {"margin": 0.05}})
+    first.commit("a family for later")
     assert up(first, 1).model.candidate == 1
 
 
