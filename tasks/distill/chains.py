@@ -15,9 +15,10 @@ from tasks.distill.params import DistillParams, Rung
 from tasks.distill.propose import Chain, Ground, down_to, midway, named, operations, size
 
 PASSES = 3  # a training step is one forward pass and a backward pass of about two
+MOVES = 2  # of an adversary's search: backwards to the image alone, no weight learns
 METHOD = (
     "Equal compute, counted for one training row: each rung costs 3 x its forward FLOPs x epochs "
-    "(3 x (2 + k) where it meets an adversary of k steps), "
+    "(6 + 2k in place of 3 where it meets an adversary of k steps), "
     "and each assistant's bank its forward FLOPs x views. Assistant and dense chain cost the same; "
     "the direct student gets epochs for what the assistants cost, rounded down. The teacher, its "
     "bank, validation and the student's own bank are the same for all and not counted."
@@ -75,8 +76,8 @@ def compute_of_epoch(rung: Rung, data: Schema) -> int:
 
 
 def _passes(rung: Rung) -> int:
-    """Forward passes that a step costs; an adversary's search and its find are learned from too."""
-    return PASSES * (2 + rung.adversary.steps if rung.adversary else 1)
+    """Forward passes that a step costs, an adversary's search and its find included."""
+    return PASSES + (MOVES * rung.adversary.steps + PASSES if rung.adversary else 0)
 
 
 def arithmetic(chain: Chain, data: Schema, views: int) -> str:

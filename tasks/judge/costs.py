@@ -33,7 +33,7 @@ BELOW = "below the teacher"
 OPERATIONS = (
     "Training counts three forward passes for each row and epoch (the backward pass takes about "
     "two of them), a bank one for each row and view; a rung includes its own bank. A live teacher "
-    "is one pass more, an adversarial image three for each step of its search and three to learn "
+    "is one pass more, an adversarial image two for each step of its search and three to learn "
     "from. All epochs that were asked for count, also those that an early stop saved. Validation, "
     "calibration and scoring are left out; an operation on int8 counts as one."
 )

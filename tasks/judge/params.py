@@ -50,10 +50,10 @@ class Search(BaseModel):
     steps: int
 
 
-def met(adversary: Search | None) -> int:
-    """How often a network that learns passes each row: once, at each step of a search, and at the
-    image that was found."""
-    return 2 + adversary.steps if adversary else 1
+def sought(adversary: Search | None) -> int:
+    """Forward passes, for each row, of a search for its worst image and of learning from that: no
+    weight learns in a step of the search, whose backward pass takes about one."""
+    return 2 * adversary.steps + 3 if adversary else 0
 
 
 class Teaching(BaseModel):
@@ -66,9 +66,11 @@ class Teaching(BaseModel):
 
     @property
     def passes(self) -> int:
-        """Forward passes of the teacher that its training took, for each row. Each of k further
-        networks of out-of-fold teaching sees all rows but a k-th: k - 1 more."""
-        return 3 * self.training.epochs * (self.folds or 1) * met(self.adversary)
+        """Forward passes of the teacher that its training took, for each row. With an adversary it
+        learns from what that finds, and passes the row itself once. Each of k further networks of
+        out-of-fold teaching sees all rows but a k-th: k - 1 more."""
+        of_row = 1 if self.adversary else 3
+        return self.training.epochs * (self.folds or 1) * (of_row + sought(self.adversary))
 
 
 class Quantization(BaseModel):
@@ -91,7 +93,7 @@ class Recipe(BaseModel):
     def passes(self) -> int:
         """Forward passes of the student that its training took, for each row."""
         adversary = self.adversary if "adversarial" in self.losses else None
-        return 3 * self.training.epochs * met(adversary)
+        return self.training.epochs * (3 + sought(adversary))
 
 
 class Distillation(BaseModel):

@@ -129,7 +129,8 @@ def _network(
             return wrong(student.logits)
         assert student.forward is not None  # noqa: S101 - the trainer gives it
         near = search(adversary, *data.range).worst(student, batch.images, wrong)
-        return wrong(student.forward(near))  # as in Madry et al. (2018): of x' alone
+        # Of x' alone, as in Madry et al. (2018); but BatchNorm has seen the clean batch too.
+        return wrong(student.forward(near))
 
     val = read_validation(data)
     validate = validator(net, val)

@@ -85,7 +85,7 @@ def test_a_live_teacher_and_an_adversarial_search_are_counted(
 
     before = flops(recipe)
     assert flops(live) - before == 1 * ROWS * 2000, "one epoch of the assistant above"
-    assert flops(searched) - before == 3 * 3 * ROWS * 480, "two steps and the image they end at"
+    assert flops(searched) - before == (2 * 2 + 3) * ROWS * 480, "two steps, and what they find"
 
 
 def test_out_of_fold_teaching_of_k_folds_costs_as_much_as_k_trainings_on_all_rows(
@@ -107,8 +107,8 @@ def test_a_teacher_that_meets_an_adversary_is_counted_for_each_step_of_the_searc
 
     costs = operations(case, teaching, distillation, quantize)
 
-    once = 3 * 4 * ROWS * (case.teacher_spec.flops or 0)
-    assert costs.steps[0].flops == (1 + 2 + 1) * once, "the row, two steps, the image they end at"
+    once = 4 * ROWS * (case.teacher_spec.flops or 0)
+    assert costs.steps[0].flops == (1 + 2 * 2 + 3) * once, "the row, two steps, and what they find"
 
 
 def test_a_search_without_training_adds_no_operations(
