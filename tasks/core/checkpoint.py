@@ -87,8 +87,13 @@ def training_key(
 
 
 def code() -> Iterator[str]:
-    """SHA-256 of each of our modules that this process has imported."""
-    for name, module in sorted(sys.modules.items()):
+    """SHA-256 of each of our modules that this process has imported, and of the one that it runs,
+    which `python -m` calls `__main__`."""
+    found = dict(sys.modules)
+    started = found.pop("__main__")
+    if started.__spec__ is not None:
+        found[started.__spec__.name] = started
+    for name, module in sorted(found.items()):
         if name.startswith("tasks.") and module.__file__:
             yield f"{name} {sha256(Path(module.__file__))}"
 

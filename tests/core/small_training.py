@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable
@@ -52,8 +53,9 @@ def network() -> ResidualNetwork:
 
 
 class Relational(nn.Module):
-    """A learned projector of a layer, noise from torch's own generator, and the correlation of
-    student and teacher over the batch: each of them goes wrong where a batch is not whole."""
+    """A learned projector of a layer, noise from every generator, a layer of the teacher's, the
+    student asked once more, and the correlation of both over the batch: each of them goes wrong
+    where a batch is not whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,13 +64,17 @@ class Relational(nn.Module):
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         hint = self.projector(student.features["body.1"].mean((2, 3)))
-        noisy = hint + 0.01 * torch.randn_like(hint)
-        teacher = batch.teacher.logits
+        noise = random.random() + np.random.random()  # noqa: NPY002 - as somebody's loss may
+        noisy = hint + 0.01 * torch.randn_like(hint) * noise
+        teacher, above = batch.teacher.logits, batch.teacher.features["above"]
+        assert student.forward is not None
+        again = student.forward(batch.images.flip(3))
         s, t = (x - x.mean(0) for x in (student.logits, teacher))
         correlation = (s * t).sum(0) / (s.norm(dim=0) * t.norm(dim=0) + 1e-6)
         return (
             batch.mean(kd(student.logits, teacher, 2.0))
-            + (noisy - teacher).square().mean()
+            + batch.mean(kd(again, teacher, 2.0))
+            + (noisy - above).square().mean()
             + 1
             - correlation.mean()
         )
@@ -106,7 +112,7 @@ def run(
         validate=validate,
         history=folder / "history.jsonl",
         what="small",
-        signal=lambda _, index, __: (Outputs(said[index]),),
+        signal=lambda _, index, __: (Outputs(said[index], {"above": said[index].flip(1)}),),
         weights=weights,
         layers=("body.1",),
         checkpoints=folder / "checkpoints",

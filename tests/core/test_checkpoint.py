@@ -112,6 +112,34 @@ def test_a_checkpoint_of_another_training_is_dropped(
     assert counted(tmp_path, **change) == STEPS
 
 
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [("tasks.core.checkpoint.code", lambda: ["tasks.core.kd 0"]),
+     ("torch.get_num_threads", lambda: 2), ("torch.__version__", "0.0")],
+)  # fmt: skip
+def test_a_checkpoint_of_other_code_threads_or_torch_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, other: object
+) -> None:
+    stopped(tmp_path)
+    monkeypatch.setattr(what, other)
+    assert counted(tmp_path) == STEPS
+
+
+STARTED = """
+import runpy
+from tasks.core import checkpoint, stage
+stage.main = lambda _: print(*checkpoint.code(), sep="\\n")
+runpy.run_module("tasks.teach", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_code_of_a_training_is_all_that_is_imported_and_what_was_started() -> None:
+    command = [sys.executable, "-c", STARTED]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    known = {line.split()[0] for line in said.splitlines()}
+    assert {"tasks.core.trainer", "tasks.teach.__main__"} <= known
+
+
 def test_other_labels_weights_or_losses_are_another_training(tmp_path: Path) -> None:
     rows = small_rows()
     rows.labels[1] = 0

@@ -12,10 +12,29 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.parallel import World, joined
 from tests.core.small_training import run
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-4  # of any weight after 20 steps
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.core.trainer.joined", lambda: World(rank=0, size=3))
+    with pytest.raises(DataError, match="cannot be shared among 3 processes"):
+        run(tmp_path)
+
+
+def test_processes_on_two_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "run", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2"
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ParamsError, match="must be on one machine"):
+        joined()
 
 
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
