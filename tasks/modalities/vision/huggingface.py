@@ -67,9 +67,12 @@ class HuggingFaceNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, processor: Processor, channels: int) -> None:
+    def __init__(
+        self, model: nn.Module, processor: Processor, channels: int, limits: tuple[float, float]
+    ) -> None:
         super().__init__()
         self.model, self.channels, self.size = model, channels, processor.wanted()
+        self.limits = limits
         self.resampling = RESAMPLING[processor.resample]
         self.factor = processor.rescale_factor if processor.do_rescale else 1.0
         shift, scale = processor.normalisation()
@@ -78,7 +81,8 @@ class HuggingFaceNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.size is not None and self.size != x.shape[2:]:
-            x = F.interpolate(x, self.size, mode=self.resampling, antialias=True)  # as PIL does
+            x = F.interpolate(x, self.size, mode=self.resampling, antialias=True)
+            x = x.clamp(*self.limits)  # as PIL does: bicubic goes beyond what it is given
         x = (x * self.factor).expand(-1, self.channels, -1, -1)  # grey: the same in each channel
         logits: Tensor = self.model(pixel_values=(x - self.mean) / self.std).logits
         return logits
@@ -95,7 +99,7 @@ def load_huggingface(folder: Path, data: Schema) -> HuggingFaceNetwork:
             "give a teacher of these images"
         )
     processor = _processor(folder / PROCESSOR, channels, data)
-    net = HuggingFaceNetwork(_model(folder), processor, channels).eval()
+    net = HuggingFaceNetwork(_model(folder), processor, channels, data.range).eval()
     if not finite(net.state_dict()):
         raise TeacherError(f"{folder / WEIGHTS}: holds NaN or infinite weights; give sound ones")
     return net
