@@ -156,6 +156,16 @@ def test_relations_bear_rows_that_coincide_equal_logits_and_a_batch_of_two(name:
         assert float(logits.grad.norm()) < 100, "one row must not drown all others"
 
 
+def test_an_angle_at_rows_that_the_teacher_does_not_tell_apart_says_nothing() -> None:
+    """A bank rounds: of two rows that become one, a third that is almost there has no angle."""
+    apart, ours = THEIRS.clone(), OURS.clone().requires_grad_()
+    apart[1] = apart[0] + 1e-5 * drawn(4)
+    other = apart.clone()
+    other[1] = apart[0] + 1e-5 * drawn(4).flip(0)
+    values = [float(loss("rkd")(student(ours), batch(said)).detach()) for said in (apart, other)]
+    assert values[0] == pytest.approx(values[1], abs=1e-3)  # distances are rounded too
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "kd", "dkd", "dense", "hint", "attention"])
 def test_a_rows_weight_is_its_share_of_the_loss(name: str) -> None:
     weights = torch.tensor([0.0, 2.0, 1.0, 0.5, 0.5, 2.0])

@@ -43,12 +43,18 @@ def _angles(student: Tensor, teacher: Tensor) -> Tensor:
     parts = -(-len(student) // TOGETHER)
     errors = []
     for near, far in zip(student.chunk(parts), teacher.chunk(parts), strict=True):
-        squared = _squared(near.detach())
-        apart = squared > ROUNDING * squared.mean()  # an angle at rows that coincide is noise
+        apart = _apart(near.detach()) & _apart(far)
         distinct = apart[:, :, None] & apart[:, None, :] & apart[None, :, :]
         each = F.smooth_l1_loss(_cosines(near), _cosines(far), reduction="none")
         errors.append((each * distinct).sum() / max(int(distinct.sum()), 1))
     return torch.stack(errors).mean()
+
+
+def _apart(rows: Tensor) -> Tensor:
+    """Which pairs of rows (N, N) do not coincide: an angle at those that do is noise. A bank
+    rounds, so a teacher's coincide more often than a student's."""
+    squared = _squared(rows)
+    return squared > ROUNDING * squared.mean()
 
 
 def _cosines(rows: Tensor) -> Tensor:
