@@ -53,6 +53,11 @@ def taught_by(
             f"{where}: '{rung.from_}' is a black box ({spec.kind}) and shows no layers; use losses "
             "that read logits, or a teacher as safetensors"
         )
+    if rung.signal == "live" and bank.info.folds:
+        raise TeacherError(
+            f"distill.rungs.{name}.signal: a live teacher has seen the rows that teach.folds keeps "
+            "from the networks of its bank; use signal: bank"
+        )
     signal: Signal = bank.signal
     student, teacher = {}, {}
     if rung.signal == "live" and spec.kind == "torch":

@@ -127,6 +127,12 @@ def test_a_projector_trains_with_the_student_and_is_no_part_of_it(
     assert set(net.state_dict()) == names
 
 
+def test_a_live_teacher_below_a_bank_out_of_fold_is_refused(rows: Rows, tmp_path: Path) -> None:
+    bank, live = model(tmp_path, "teacher", (6, 8, 10), rows, folds=5), rung("kd", signal="live")
+    with pytest.raises(TeacherError, match=r"pupil\.signal: a live teacher has seen the rows"):
+        taught_by("pupil", live, network(), tmp_path, read_spec(tmp_path), bank, 1)
+
+
 def test_adversarial_distillation_trains_and_meets_each_batch_twice(
     rows: Rows, tmp_path: Path
 ) -> None:
