@@ -17,6 +17,7 @@ from tasks.core.errors import DataError
 
 DOMAINS = {"", "ai.onnx", "com.microsoft"}
 MAX_BYTES = 2**31  # protobuf's own limit
+VALID = "valid"  # the output by which a shipped file says which rows are of its data
 
 
 def check_onnx(path: Path) -> onnx.ModelProto:
@@ -109,13 +110,14 @@ def score(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Logits (N, classes) and `valid` (N,) of raw `images` (N, C, H, W), in batches.
 
-    A model without a `valid` output (a given teacher) counts as valid throughout.
+    Logits are the first output. A model without one called `valid` (a given teacher) counts as
+    valid throughout; what else it says is not asked.
     """
-    name = session.get_inputs()[0].name
+    name, said = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+    asked = [said[0], *(n for n in said[1:] if n == VALID)]
     logits, valid = [], []
     for start in range(0, max(len(images), 1), batch):
-        outputs = session.run(None, {name: images[start : start + batch].astype(np.float32)})
-        logits.append(outputs[0])
-        rows = len(outputs[0])
-        valid.append(outputs[1] if len(outputs) > 1 else np.ones(rows, dtype=bool))
+        first, *rest = session.run(asked, {name: images[start : start + batch].astype(np.float32)})
+        logits.append(first)
+        valid.append(rest[0] if rest else np.ones(len(first), dtype=bool))
     return np.concatenate(logits), np.concatenate(valid)

@@ -14,10 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tasks.core.session import VALID
 from tasks.core.tables import Schema
 from tasks.quantize.slim import slim
-
-VALID = "valid"
 
 
 def shipped(model: onnx.ModelProto, data: Schema, temperature: float = 1.0) -> bytes:

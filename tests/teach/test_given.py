@@ -68,6 +68,15 @@ def test_an_onnx_file_of_any_framework_may_teach(tmp_path: Path) -> None:
     assert (spec.kind, spec.parameters, spec.bytes) == ("onnx", 32, 128)
 
 
+def test_what_an_onnx_file_says_beside_its_logits_is_not_asked(tmp_path: Path) -> None:
+    model = onnx.load(black_box(tmp_path) / "model.onnx")
+    model.graph.node.append(helper.make_node("ReduceMean", ["y"], ["mean"], keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, []))
+    onnx.save(model, tmp_path / "model.onnx")
+
+    assert read_given(tmp_path, "onnx", DATA).parameters == 32
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
