@@ -172,8 +172,10 @@ class Bench:
     def forget_others(self) -> None:
         """Remove what other comparisons left, and of this one all but the students' scores."""
         for folder in PLANS.iterdir():
-            if folder.name not in self.used or not (folder / SCORES).is_file():
-                shutil.rmtree(folder)
+            kept = folder.name in self.used and (folder / SCORES).is_file()
+            for path in folder.iterdir() if kept else [folder]:
+                if path.name != SCORES:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _learn(self, links: Links, what: str) -> None:
         """Train the last of `links`, and whatever above it is not there yet, with its bank."""

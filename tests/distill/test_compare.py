@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,9 +167,8 @@ def test_a_student_meets_its_adversary_in_every_chain_and_what_that_costs_is_cou
     params = distill(rungs=RUNGS | {"student": RUNGS["student"] | met})
     chains = candidates(plan(params, on(params)), on(params), views=4)
     students = {name: chain["student"] for name, chain in chains.items()}
-    step = (
-        3 * 4 * operations(Architecture(widths=(4,)), DATA)
-    )  # the row, two moves and what is found
+    passes = 3 + 2 * 2 + 3  # the row, two moves and what is found
+    step = passes * operations(Architecture(widths=(4,)), DATA)
     spent = {name: compute(chain, DATA, 4) for name, chain in chains.items()}
 
     assert {student.adversary for student in students.values()} == {
@@ -178,7 +178,7 @@ def test_a_student_meets_its_adversary_in_every_chain_and_what_that_costs_is_cou
     assert students["dense"].losses == {"dense": 0.4, "adversarial": 0.5, "cross_entropy": 0.1}
     assert compute({"student": students["assistant"]}, DATA, 4) == 2 * step
     assert 0 <= spent["assistant"] - spent["direct"] < step
-    assert "student 12 x " in arithmetic(chains["assistant"], DATA, 4)
+    assert "student 10 x " in arithmetic(chains["assistant"], DATA, 4)
 
 
 def auto(rungs: dict[str, Rung]) -> DistillParams:
@@ -379,6 +379,33 @@ def test_another_rung_begins_anew_and_what_it_replaces_is_removed(again: Path) -
 
     assert len(anew) == 2 * 3  # the dense student has neither: it is as it was
     assert len(list((again / compare.PLANS).iterdir())) == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [("_code", dict), ("torch", SimpleNamespace(__version__="0.0"))],
+)
+@pytest.mark.usefixtures("again")
+def test_other_code_or_another_torch_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, what: str, other: object
+) -> None:
+    monkeypatch.setattr(compare, what, other)
+    with watched() as anew:
+        compare.run(["2"])
+    assert len(anew) == 2 * 4
+
+
+def test_another_number_of_threads_begins_anew(again: Path) -> None:
+    path = again / "params.yaml"
+    path.write_text(path.read_text().replace("threads: 1", "threads: 2"))
+    with watched() as anew:
+        compare.run(["2"])
+    assert len(anew) == 2 * 4
+
+
+def test_of_what_is_finished_the_scores_alone_are_kept(again: Path) -> None:
+    found = [path for path in (again / compare.PLANS).rglob("*") if path.is_file()]
+    assert {path.name for path in found} == {compare.SCORES}
 
 
 def test_another_bank_of_the_same_teacher_begins_anew(again: Path) -> None:
