@@ -190,6 +190,13 @@ def test_a_flawed_parquet_is_one_line(
     assert not (tmp_path / "raw").exists()
 
 
+def test_integer_labels_are_classes_in_the_order_of_numbers(tmp_path: Path) -> None:
+    labels = [n for n in (10, 9, 2, 1) for _ in range(5)]
+    images = [[[n, i], [i, n]] for i, n in enumerate(labels)]
+    take("parquet", parquet(tmp_path / "x.parquet", images, labels), None, tmp_path / "raw")
+    assert read_snapshot(tmp_path / "raw")[0].data.classes == ("1", "2", "9", "10")
+
+
 def test_a_parquet_that_is_none_or_lacks_a_column_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("hello")
     with pytest.raises(DataError, match="not a readable Parquet"):

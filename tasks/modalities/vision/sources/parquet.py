@@ -29,7 +29,9 @@ def labelled_parquet(path: Path, subgroups: Sequence[str] = ()) -> Images:
             )
     pixels, origins = _images(content, path)
     groups = {name: _group(content, name, path) for name in subgroups}
-    return Images(pixels, [str(label) for label in labels], origins, groups=groups)
+    numbers = all(isinstance(label, int) for label in labels)
+    classes = tuple(map(str, sorted(set(labels)))) if numbers else None  # 2 before 10
+    return Images(pixels, [str(label) for label in labels], origins, classes, groups=groups)
 
 
 def _group(content: pa.Table, name: str, path: Path) -> list[str]:
