@@ -175,6 +175,11 @@ def test_logits_that_the_form_cannot_hold_stop_the_banking_and_leave_nothing(
         banked(tmp_path, rows, scale=scale, form=BankForm(dtype="bfloat16"))
 
 
+def test_a_row_of_zeros_is_kept_as_it_is(rows: Rows, tmp_path: Path) -> None:
+    bank = banked(tmp_path, rows, scale=0.0)
+    assert bank.info.fidelity.cosine_min == 1
+
+
 def test_a_banking_that_fails_leaves_the_former_bank_as_it_was(rows: Rows, tmp_path: Path) -> None:
     before = said(banked(tmp_path, rows), 1)
     with pytest.raises(TeacherError):
