@@ -29,7 +29,10 @@ app = typer.Typer(
 )
 
 Sets = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="section.key=value, in a workspace.")
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="section.key=value, in a workspace at the last commit."
+    ),
 ]
 Preset = Annotated[str | None, typer.Option(help="presets/NAME.yaml, in a workspace.")]
 Student = Annotated[str | None, typer.Argument(help="A shipped student; default: all of them.")]
