@@ -196,6 +196,26 @@ def test_dvc_answers_about_metrics_params_and_plots(
     assert "index.html" in page
 
 
+def gates_of_the_page() -> list[str]:
+    """Patterns of the gates in the table of `docs/architecture.md`: `.b` after `a.c` is `a.b`, and
+    capitals stand for any name."""
+    page = (Path(__file__).parents[1] / "docs/architecture.md").read_text()
+    found = []
+    for line in page.split("## Gates")[1].split("## The flow")[0].splitlines():
+        names = re.findall(r"`([^`]+)`", line.split("|")[1]) if line.startswith("| `") else []
+        for name in names:
+            whole = names[0].rpartition(".")[0] + name if name.startswith(".") else name
+            found.append(re.sub("[A-Z]+", ".+", re.escape(whole)))
+    return found
+
+
+def test_every_gate_of_a_verdict_is_in_the_table_of_gates(pipeline: Path) -> None:
+    found = json.loads((pipeline / VERDICT).read_text())
+    known = re.compile("|".join(gates_of_the_page()))
+    names = [gate["name"] for gate in found["gates"] + found["measured"]["gates"]]
+    assert [name for name in names if not known.fullmatch(name)] == []
+
+
 def test_the_digits_preset_is_the_default() -> None:
     root = Path(__file__).parents[1]
     default, preset = (
