@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -42,6 +41,11 @@ class Params(Profile):
             raise ValueError(
                 f"profile robust asks for epsilon {self.robust.epsilon:g}, which is not in linf; "
                 "add it"
+            )
+        if self.profile == "standard" and min(self.linf) > SMALL:
+            raise ValueError(
+                f"profile standard compares with the teacher at an epsilon of {SMALL:g} or less, "
+                f"and linf has none; add one"
             )
         return self
 
@@ -134,10 +138,6 @@ def _lines(curve: Curve) -> list[dict[str, Any]]:
         }
         for level in curve.levels
     ]
-
-
-def _median(queries: NDArray[np.int64]) -> float | None:
-    return float(np.median(queries)) if len(queries) else None
 
 
 def _key(line: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from tasks.core.metrics import brier, calibration_bins, ece, negative_log_likeli
 from tasks.core.params import Section
 from tasks.core.reports import Gate, at_least, at_most
 from tasks.core.seeds import derived, generator
-from tasks.core.statistics import bootstrap_upper
+from tasks.core.statistics import bootstrap_upper, tango_upper
 from tasks.modalities.vision.outliers import Kind, outliers
 from tasks.stress.case import Case, Outcome, finite
 from tasks.stress.separation import auc_bounds, passing
@@ -60,6 +60,7 @@ def run(case: Case, params: Params) -> Outcome:
         RUNS,
         derived(case.seed, "stress", "calibration"),
     )
+    upper = max(upper, tango_upper(0, 0, len(labels)))  # no fewer rows can prove more than this
     student = _measures(logits, labels)
     strangers = {kind: _told_apart(case, kind, images) for kind, images in _strangers(case, params)}
     results = {

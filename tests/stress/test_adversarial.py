@@ -131,6 +131,12 @@ def test_an_epsilon_below_zero_or_beyond_the_range_is_refused(epsilon: float) ->
             Params.model_validate({**PARAMS.model_dump(), "l2": (epsilon,)})
 
 
+def test_the_profile_standard_needs_an_epsilon_at_which_it_compares() -> None:
+    wrong = {**PARAMS.model_dump(), "profile": "standard", "linf": (0.03, 0.1)}
+    with pytest.raises(ValidationError, match=r"epsilon of 0\.016 or less, and linf has none"):
+        Params.model_validate(wrong)
+
+
 def test_the_profile_robust_needs_its_epsilon_among_those_attacked() -> None:
     wrong = {**PARAMS.model_dump(), "profile": "robust", "linf": (0.01,)}
     with pytest.raises(ValidationError, match="not in linf; add it"):

@@ -11,7 +11,7 @@ import pytest
 
 from tasks.core.session import open_session
 from tasks.modalities.vision.corruptions import KINDS
-from tasks.stress import corruptions
+from tasks.stress import calibration, corruptions
 from tasks.stress.budget import BUDGETS
 from tasks.stress.case import Case
 from tasks.stress.corruptions import relative_error
@@ -52,6 +52,16 @@ def test_equal_answers_on_a_handful_of_rows_prove_too_little(digits) -> None:
     case = taught_by_itself(digits.case(replace(BUDGETS["smoke"], corrupted=5)))
     outcome = corruptions.run(case, corruptions.Params(severities=1, margin=0.1))
     assert outcome.results["lost"] == 0.0
+    assert not outcome.gates[0].passed
+
+
+def test_a_handful_of_rows_calibrates_nobody(digits) -> None:
+    case = digits.case()
+    few = case.test.take(np.arange(5))
+    sure = 20 * np.eye(10, dtype=np.float32)[few.labels]
+    five = replace(case, test=few, student_logits=sure, teacher_logits=sure)
+    outcome = calibration.run(five, calibration.Params(ece=0.06))
+    assert outcome.results["student"]["ece"] < 0.01
     assert not outcome.gates[0].passed
 
 

@@ -51,7 +51,7 @@ def test_a_sample_that_may_end_at_any_look_is_judged_by_bounds_that_hold_at_each
     assert by_name(some, ROBUST, in_parts=True) == {"adversarial.robust": held}
     found = by_name(some, STANDARD, in_parts=True)
     kept = np.where(some.student > 0.01, 0.5, 0.0)  # what falls at 0.01 is lost
-    assert found["adversarial.epsilon_0.01"] == 1 - 2 * anytime_lower(kept)
+    assert found["adversarial.epsilon_0.01"] == pytest.approx(1 - 2 * anytime_lower(kept))
     fixed = by_name(some, STANDARD, in_parts=False)
     assert all(found[name] > fixed[name] for name in fixed), "looking costs width"
     told = [gate.why for gate in gates(some, STANDARD, labels(some), in_parts=True)]
@@ -102,6 +102,19 @@ def test_curves_of_parts_add_up() -> None:
     (level,) = whole.levels
     assert level.attacks == {"square": Tried(5, 1)}
     assert (level.queries.tolist(), level.disagree) == ([3, 4, 5], None)
+
+
+def test_a_sample_that_is_settled_because_it_passed_does_pass() -> None:
+    """A student that falls where its teacher does: its bound on 200 rows is the very margin."""
+    equal = curve([np.inf, 0.1], [np.inf, 0.1], copies=100)
+    tight = STANDARD.model_copy(update={"margin": 0.03})
+    assert settled(equal, tight, labels(equal))
+    assert all(gate.passed for gate in gates(equal, tight, labels(equal), in_parts=True))
+
+
+def test_equal_curves_of_a_handful_of_rows_prove_too_little() -> None:
+    few = curve([np.inf], [np.inf], copies=3)
+    assert not any(gate.passed for gate in gates(few, STANDARD, labels(few)))
 
 
 PARAMS = Params(
