@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.errors import GateError
+from tasks.core.errors import DataError, GateError
 from tasks.core.metrics import ece, fit_temperature, macro_f1, softmax
 from tasks.core.params import Section
 from tasks.core.reports import Rate
@@ -65,6 +65,12 @@ def evaluate(
     fingerprint: str,
 ) -> TeacherReport:
     """The report of a teacher's (logits, labels) on validation and test rows."""
+    for split, (logits, _) in (("validation", val), ("test", test)):
+        if lost := int((~np.isfinite(logits).all(axis=1)).sum()):
+            raise DataError(
+                f"teacher: answers {lost:,} of {len(logits):,} {split} rows with NaN or infinite "
+                "logits; give a teacher that is sound on all of them"
+            )
     temperature = fit_temperature(*val)
     tested = measured_split(*test, temperature)
     return TeacherReport(

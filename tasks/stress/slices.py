@@ -25,7 +25,7 @@ from tasks.core.reports import Gate, at_most
 from tasks.core.seeds import generator
 from tasks.core.statistics import benjamini_hochberg, mcnemar_loss, tango_upper
 from tasks.modalities.vision.features import describe
-from tasks.stress.case import Case, Outcome, rate
+from tasks.stress.case import Case, Outcome, finite, rate
 from tasks.stress.slicing import Features, Flags, find_slices
 
 SUPPORT = 30  # rows, of either half
@@ -98,7 +98,8 @@ class Tested:
 def run(case: Case, params: Params) -> Outcome:
     """Test every class, find slices on one half of the rows and test them on the other."""
     labels, features = case.test.labels, describe_rows(case)
-    teacher, student = (correct(x, labels) for x in (case.teacher_logits, case.student_logits))
+    logits = (case.teacher_logits, finite(case.student_logits))
+    teacher, student = (correct(x, labels) for x in logits)
     searched = half(labels, case.seed)
     support = max(SUPPORT, round(SHARE * searched.sum()))
     enough = min(searched.sum(), (~searched).sum()) >= 2 * support

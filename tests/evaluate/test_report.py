@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.core.errors import GateError
+from tasks.core.errors import DataError, GateError
 from tasks.evaluate.report import evaluate, gate
 
 
@@ -20,6 +20,14 @@ def test_a_teacher_that_meets_its_target_passes_with_interval_and_temperature() 
     assert report.temperature > 1.5, "over-confident on validation rows"
     assert report.test.ece_calibrated < report.test.ece
     gate(report)
+
+
+@pytest.mark.parametrize("where", ["validation", "test"])
+def test_a_teacher_that_answers_nan_is_refused(where: str) -> None:
+    val, test = predictions(90, 10), predictions(180, 20)
+    (val if where == "validation" else test)[0][:3] = np.nan
+    with pytest.raises(DataError, match=f"teacher: answers 3 of .* {where} rows with NaN"):
+        evaluate(val, test, 0.94, "m", "f")
 
 
 def test_a_teacher_below_95_percent_of_its_target_is_refused_with_its_figures() -> None:

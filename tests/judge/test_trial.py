@@ -176,6 +176,19 @@ def test_another_answer_on_another_cpu_refuses_the_student(
     assert verdict.reproducible().approved
 
 
+def test_logits_that_are_not_finite_are_no_crash(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = np.full_like(case.shipped.logits[:5], np.nan)
+    answers = (logits, np.ones(5, dtype=bool))
+    monkeypatch.setattr("tasks.judge.trial.emulate", lambda *_: answers)
+
+    trial = attempt(case, 5)
+
+    assert (trial.tried, trial.different, trial.largest_difference) == (True, 5, None)
+    assert "is not finite" in trial.why
+
+
 @emulated
 def test_the_trial_takes_the_rows_of_the_smallest_hashes(case: Case) -> None:
     """Whatever the table's order: only the first five in order of hashes are spoilt here."""

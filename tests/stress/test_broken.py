@@ -18,7 +18,9 @@ from tasks.stress.__main__ import run
 from tasks.stress.params import StressParams, family
 from tasks.stress.report import examine
 
-FAMILIES = ["adversarial", "corruptions", "edge_cases", "fidelity", "calibration", "security"]
+FAMILIES = [
+    "adversarial", "corruptions", "edge_cases", "fidelity", "slices", "calibration", "security"
+]  # fmt: skip
 
 
 def ruin(path: Path) -> None:
