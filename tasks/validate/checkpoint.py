@@ -108,8 +108,10 @@ def _outcomes(result: Any) -> list[Outcome]:
     success, error = bool(result.success), _error(result.exception_info or {})
     observed = f"could not be computed: {error}" if error else _observed(found, column)
     by_split = {meta["split"]: (success, observed)}
-    if meta["split"] == EACH:
-        lines = found.get("partial_unexpected_index_list") or []
+    lines = found.get("partial_unexpected_index_list") or []
+    if meta["split"] == EACH and not success and not lines:
+        by_split = dict.fromkeys(SPLITS, (False, observed))  # nobody knows which, so all
+    elif meta["split"] == EACH:
         seen = {line["item"]: f"{column} is {line[column]}" for line in lines}
         by_split = {s: (success or s not in seen, seen.get(s, "as asked")) for s in SPLITS}
     severity = str(getattr(config.severity, "value", config.severity))

@@ -47,7 +47,6 @@ def rows_frame(found: Examination, split: str, offenders: list[Offender]) -> pd.
     table, faults = found.tables[split], found.faults[split]
     copies, near = found.copies[split], found.near[split]
     aside = {o.position for o in offenders if o.split == split}
-    suspects = set(found.labels.position.tolist()) if split == "train" else set()
     positions = range(len(table))
     statistics = _statistics(table, faults)
     return pd.DataFrame(
@@ -60,7 +59,7 @@ def rows_frame(found: Examination, split: str, offenders: list[Offender]) -> pd.
             "values_out_of_range": faults.out_of_range,
             "constant_image": faults.constant.astype(int),
             **_copied(copies, near),
-            "label_issue": [int(position in suspects) for position in positions],
+            "label_issue": _suspected(found, split),
             "kept": [int(position not in aside) for position in positions],
         }
     )
@@ -116,6 +115,16 @@ def _statistics(table: Table, faults: Faults) -> dict[str, NDArray[np.float64]]:
     mean[usable] = values[usable].mean(axis=1, dtype=np.float64)
     std[usable] = values[usable].std(axis=1, dtype=np.float64)
     return {"image_mean": mean, "image_std": std}
+
+
+def _suspected(found: Examination, split: str) -> NDArray[np.float64]:
+    """1 where a label is contradicted, 0 where not, NaN (no value) where nobody judged it."""
+    if split != "train":
+        return np.zeros(len(found.tables[split]))
+    marks = np.full(len(found.tables[split]), np.nan)
+    marks[found.labels.judged] = 0
+    marks[found.labels.position] = 1
+    return marks
 
 
 def _copied(copies: Copies, near: Near) -> dict[str, NDArray[np.int64]]:

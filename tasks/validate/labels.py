@@ -29,16 +29,22 @@ Positions = NDArray[np.int64]
 class LabelIssues:
     """Suspects, the worst first: `position` in train, `suggested` class, and its probability.
 
-    `checked`: rows judged. `accuracy`: how often the out-of-fold prediction agreed with the label,
-    None if nothing could be checked. `unchecked`: classes with fewer rows than folds.
+    `judged`: positions of the rows that were. `accuracy`: how often the out-of-fold prediction
+    agreed with the label, None if nothing could be checked. `unchecked`: classes with fewer rows
+    than folds.
     """
 
     position: Positions
     suggested: NDArray[np.int64]
     confidence: NDArray[np.float64]
-    checked: int
+    judged: Positions
     accuracy: float | None
     unchecked: tuple[str, ...]
+
+    @property
+    def checked(self) -> int:
+        """How many rows were judged."""
+        return len(self.judged)
 
     @property
     def share(self) -> float:
@@ -59,7 +65,7 @@ def label_issues(
     unchecked = tuple(c for c, ok in zip(schema.classes, large, strict=True) if not ok)
     if large.sum() < 2:
         none = np.empty(0, dtype=np.int64)
-        return LabelIssues(none, none, np.empty(0), 0, None, unchecked)
+        return LabelIssues(none, none, np.empty(0), none, None, unchecked)
     judged = np.flatnonzero(usable)
     judged = judged[large[train.labels[judged]]]
     classes, labels = np.unique(train.labels[judged], return_inverse=True)
@@ -75,7 +81,7 @@ def label_issues(
         position=judged[suspects],
         suggested=classes[predicted[suspects]],
         confidence=probabilities[suspects, predicted[suspects]],
-        checked=len(judged),
+        judged=judged,
         accuracy=float((predicted == labels).mean()),
         unchecked=unchecked,
     )

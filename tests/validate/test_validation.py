@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from tasks.core.errors import GateError
-from tasks.core.tables import Table
+from tasks.core.tables import SPLITS, Table
+from tasks.validate.checkpoint import _outcomes
 from tasks.validate.report import stop_on_critical
+from tasks.validate.suites import EACH
+from tests.validate.conftest import row_ids
 
 
 def _failed(validation, severity):
@@ -206,6 +212,35 @@ def test_brighter_flatter_and_constant_images_warn(blobs, judge):
         ("test", "image_std"),
         ("test", "constant_images"),
     }
+
+
+def test_the_share_of_label_issues_is_of_the_rows_that_were_judged(blobs, judge):
+    """Of 30 rows and their copies, which nobody judges, three are labelled wrongly."""
+    data = blobs()
+    train = data.tables["train"]
+    labels, first = train.labels.copy(), np.arange(90) % 30
+    labels[:3] = (labels[:3] + 1) % 3
+    images = train.images[first]
+    copied = Table(row_ids(images), labels[first], images)
+
+    validation = judge(replace(data, tables={**data.tables, "train": copied}))
+
+    assert validation.report["label_issues"]["checked"] == 30
+    assert validation.report["label_issues"]["set_aside"] == 0
+    assert ("train", "label_issues") in _failed(validation, "warning")
+
+
+def test_an_expectation_that_could_not_be_computed_is_met_by_no_split() -> None:
+    asked = SimpleNamespace(
+        meta={"split": EACH, "name": "nulls", "why": "", "remedy": ""},
+        kwargs={"column": "nulls"},
+        severity="critical",
+    )
+    told = {"exception_message": "boom"}
+    found = SimpleNamespace(expectation_config=asked, result={}, success=False, exception_info=told)
+    outcomes = _outcomes(found)
+    assert [one.success for one in outcomes] == [False] * len(SPLITS)
+    assert all("could not be computed: boom" in one.observed for one in outcomes)
 
 
 def test_more_label_issues_than_allowed_warn_name_them_and_set_none_aside(blobs, judge):
