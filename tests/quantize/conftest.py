@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,16 @@ from tasks.core.models import (
     write_spec,
     write_weights,
 )
-from tasks.core.rows import in_memory
-from tasks.core.tables import QUARANTINE, Fingerprint, Schema, Split, Table, write_table
+from tasks.core.rows import read_rows
+from tasks.core.tables import (
+    QUARANTINE,
+    UNLABELLED,
+    Fingerprint,
+    Schema,
+    Split,
+    Table,
+    write_table,
+)
 from tasks.modalities.vision.networks import ResidualNetwork, build, flops, folded
 from tasks.modalities.vision.scorers import network_scorer
 from tasks.modalities.vision.training import viewer
@@ -123,12 +132,13 @@ def project(
     data: Schema,
     train_rows: Table,
     val_rows: Table,
+    rows: Callable[[int, int], Table],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[], Path]:
     """A function that gives a fresh working directory: tables, params, student and a teacher."""
-    source = tmp_path_factory.mktemp("source")
-    none = train_rows.take(np.zeros(len(train_rows), dtype=bool))
-    for name, table in (("train", train_rows), ("val", val_rows), ("transfer", none)):
+    source, more = tmp_path_factory.mktemp("source"), rows(40, 2)
+    unlabelled = replace(more, labels=np.full(len(more), UNLABELLED))
+    for name, table in (("train", train_rows), ("val", val_rows), ("transfer", unlabelled)):
         write_table(source / f"data/{name}.parquet", table)
     empty = {field.name: pa.array([], field.type) for field in QUARANTINE}
     pq.write_table(pa.table(empty, schema=QUARANTINE), source / "data/quarantine.parquet")
@@ -147,10 +157,10 @@ def project(
         )  # fmt: skip
         write_spec(folder, spec)
     teacher = source / "models/teacher"
-    rows = in_memory(train_rows)
+    banked = read_rows(data, source / "data", transfer=True)
     write_bank(
-        teacher / "bank", rows, sha256(teacher / WEIGHTS), VIEWS.model_dump(),
-        viewer(rows, VIEWS, data), lambda images, _: network_scorer(student)(images),
+        teacher / "bank", banked, sha256(teacher / WEIGHTS), VIEWS.model_dump(),
+        viewer(banked, VIEWS, data), lambda images, _: network_scorer(student)(images),
     )  # fmt: skip
     (source / "params.yaml").write_text(yaml.safe_dump(PARAMS))
 

@@ -13,10 +13,13 @@ import pytest
 import yaml
 
 from tasks.core.files import read_json, sha256, tree_sha256
+from tasks.core.metrics import fit_temperature
 from tasks.core.models import ONNX, WEIGHTS, ModelSpec, read_spec, read_weights
-from tasks.core.session import check_onnx, open_session
-from tasks.core.tables import Schema
+from tasks.core.session import check_onnx, open_session, score
+from tasks.core.tables import Schema, Table
 from tasks.core.twin import Twin
+from tasks.modalities.vision.networks import ResidualNetwork
+from tasks.modalities.vision.scorers import network_scorer
 from tasks.quantize.__main__ import run
 from tests.quantize.conftest import with_params
 
@@ -70,6 +73,18 @@ def test_the_float_student_ships_beside_it(quantized: tuple[Path, Path]) -> None
         read_weights(folder / "float.safetensors").keys()
         == read_weights(quantized[0] / "models/student" / WEIGHTS).keys()
     )
+
+
+def test_what_ships_is_calibrated_on_validation_rows(
+    quantized: tuple[Path, Path], student: ResidualNetwork, val_rows: Table
+) -> None:
+    logits = network_scorer(student)(val_rows.images)
+    temperature = fit_temperature(logits, val_rows.labels)
+
+    found, _ = score(open_session(quantized[0] / "ship/student/float.onnx"), val_rows.images)
+
+    assert abs(temperature - 1) > 0.05
+    assert np.abs(found - logits / temperature).max() < 1e-3
 
 
 def test_the_frontier_holds_every_scheme_and_no_time(quantized: tuple[Path, Path]) -> None:
