@@ -61,7 +61,8 @@ def lock_key(entries: Entries) -> str:
 
 
 def lock_objects(entries: Entries) -> dict[str, str]:
-    """Path -> MD5 of everything in DVC's cache that the lock names: outs of stages, and raw data.
+    """Path -> MD5 of everything in DVC's cache that the lock names: outs of stages, and the raw
+    data that were taken in. Other stages may have been locked with former ones.
 
     >>> out = {"path": "data/a.parquet", "md5": "0a"}
     >>> raw = {"path": "data/raw", "md5": "0b.dir"}
@@ -69,7 +70,7 @@ def lock_objects(entries: Entries) -> dict[str, str]:
     {'data/a.parquet': '0a', 'data/raw': '0b.dir'}
     """
     outs = [out for entry in entries.values() for out in entry.get("outs", [])]
-    raw = [d for e in entries.values() for d in e.get("deps", []) if d["path"] == RAW]
+    raw = [d for d in entries.get("ingest", {}).get("deps", []) if d["path"] == RAW]
     return {str(o["path"]): str(o["md5"]) for o in sorted([*outs, *raw], key=lambda o: o["path"])}
 
 

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from flows.outputs import curves, figures, flat_params, read_lock, read_outputs
+from flows.outputs import (
+    curves,
+    figures,
+    flat_params,
+    lock_objects,
+    read_lock,
+    read_outputs,
+)
 from tasks.core.errors import DataError
 
 
@@ -24,6 +31,15 @@ def test_reports_speak_for_themselves_and_measured_figures_say_that_they_are(tre
     assert student.metrics["measured.cpu_seconds"] == 1.5
     assert student.params == {"threads": "1", "distill.rungs.student.temperature": "4.0"}
     assert len(list(curves(student.history))) == 5
+
+
+def test_the_raw_data_of_a_run_are_those_that_were_taken_in(trees: Any) -> None:
+    """A rung that was removed stays in `dvc.lock`, with the raw data of its day."""
+    entries = read_lock(trees.root)
+    (taken,) = entries["ingest"]["deps"]
+    removed = {"cmd": "", "deps": [taken | {"md5": "0d.dir"}], "outs": []}
+
+    assert lock_objects(entries | {"distill@removed": removed})["data/raw"] == taken["md5"]
 
 
 def test_neither_data_nor_weights_are_artefacts(trees: Any) -> None:
