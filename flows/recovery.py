@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 import yaml
 
-from flows.running import busy, end, forget, hold, orphans, records
+from flows.running import MENDING, busy, end, forget, hold, orphans, records
+from flows.server import database
 from flows.state import Checkout
 from tasks.core.errors import DataError
 from tasks.core.files import write_bytes
@@ -35,7 +36,8 @@ def recover(checkout: Checkout) -> list[str]:
         started = (checkout.state / name for name in ("schedule", "firing"))
         for folder in (*started, *sorted((checkout.home / "runs").glob("*"))):
             place = replace(checkout, root=folder)
-            notes += _mended(place) if records(place) else []
+            if records(place):
+                notes += _schedule(place) if folder.name == "schedule" else _mended(place)
     return notes
 
 
@@ -43,9 +45,22 @@ def _mended(checkout: Checkout) -> list[str]:
     if busy(checkout):
         return []
     try:
-        with hold(checkout):
+        with hold(checkout, MENDING):
             return mend(checkout)
     except DataError:  # somebody began a run just now and mends it itself
+        return []
+
+
+def _schedule(place: Checkout) -> list[str]:
+    """What a dead schedule has left, unless a run still works through its server."""
+
+    def at_work() -> None:
+        raise DataError("a run works through the schedule's server")
+
+    try:
+        with database(place, alone=True, busy=at_work):
+            return _mended(place)
+    except DataError:
         return []
 
 
@@ -66,7 +81,7 @@ def mend(checkout: Checkout) -> list[str]:
         forget(checkout, record.name)
     for scratch in (checkout.root / "data").glob(".raw.*"):
         shutil.rmtree(scratch, ignore_errors=True)
-    back = restore(checkout.root, missing_outs(checkout.root))
+    back = [] if _repro(checkout.root) else restore(checkout.root, missing_outs(checkout.root))
     if back:
         named = ", ".join(back) if len(back) <= 3 else f"{len(back)} missing outs"
         notes.append(f"checked out {named} again")
@@ -115,6 +130,16 @@ def mend_lock_table(root: Path) -> list[str]:
         if numbers and not any(_is_dvc(number) for number in numbers):
             path.unlink()
     return []
+
+
+def _repro(root: Path) -> bool:
+    """Whether `dvc repro`, typed by somebody, runs a stage here: the outs that it has removed are
+    missing because they are being made."""
+    try:
+        table = json.loads((root / ".dvc" / "tmp" / "rwlock").read_text())
+        return any(_is_dvc(int(entry["pid"])) for entry in table.get("write", {}).values())
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return False
 
 
 def _is_dvc(number: int) -> bool:
@@ -173,12 +198,17 @@ def keep_lock(checkout: Checkout) -> None:
 
 
 def locked_outs(root: Path, stage: str | None = None) -> list[str]:
-    """Outs that `dvc.lock` names, of one stage or of all."""
-    path = root / "dvc.lock"
-    if not path.is_file():
+    """Outs that `dvc.lock` names, of one stage or of all; as our copy has it where DVC is writing
+    it, which it does in place."""
+    path, copy = root / "dvc.lock", root / ".stillhouse" / "dvc.lock"
+    with dvc_waits(root, "lock") as held:
+        still = held or not (root / ".dvc" / "tmp").is_dir()  # DVC has not run here yet
+        content = path.read_bytes() if still and path.is_file() else b""
+    if not whole_lock(content):
+        content = copy.read_bytes() if copy.is_file() else b""
+    if not whole_lock(content):
         return []
-    content = yaml.load(path.read_bytes(), SAFE_LOADER) or {}  # noqa: S506
-    stages = content.get("stages", {})
+    stages = yaml.load(content, SAFE_LOADER).get("stages", {})  # noqa: S506
     chosen = stages.values() if stage is None else [stages.get(stage, {})]
     return [out["path"] for entry in chosen for out in entry.get("outs", [])]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from pydantic import ValidationError
@@ -26,6 +26,8 @@ from tasks.core.files import write_json
 from tasks.core.params import Section
 
 MARK = "STILLHOUSE_RECORD"  # in the environment of every process that a run starts
+MENDING = "mend"  # what holds a checkout for a moment before a command looks at it
+PATIENCE, GLANCE = 20.0, 0.5  # seconds to wait for who mends, and for who looks whether it is held
 GRACE = 3.0  # seconds between asking a process to end and ending it
 
 
@@ -112,19 +114,29 @@ def end_group(pid: int, number: signal.Signals) -> None:
 
 
 @contextmanager
-def hold(checkout: Checkout) -> Iterator[None]:
-    """Be the one run in this checkout; a `DataError` says who is, if another one is alive."""
+def hold(checkout: Checkout, doing: str = "run") -> Iterator[None]:
+    """Be the one run in this checkout; a `DataError` says who is, if another one is alive.
+
+    Who only looks, or mends before it looks, is done in a moment and waited for.
+    """
     checkout.own.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
     with (checkout.own / "run.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{checkout.root}: another run works here ({_holder(checkout)}); "
-                "wait for it, or stop it with Ctrl-C where it runs"
-            ) from None
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                patience = PATIENCE if _held(checkout).get("doing") == MENDING else GLANCE
+                if time.monotonic() > begun + patience:
+                    raise DataError(
+                        f"{checkout.root}: another run works here ({_holder(checkout)}); "
+                        "wait for it, or stop it with Ctrl-C where it runs"
+                    ) from None
+            time.sleep(0.02)
         lock.truncate(0)
-        lock.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat()}))
+        since = datetime.now(UTC).isoformat()
+        lock.write(json.dumps({"pid": os.getpid(), "since": since, "doing": doing}))
         lock.flush()
         yield
 
@@ -144,7 +156,16 @@ def busy(checkout: Checkout) -> str | None:
 
 def _holder(checkout: Checkout) -> str:
     try:
-        content = json.loads((checkout.own / "run.lock").read_text())
+        content = _held(checkout)
         return f"process {content['pid']} since {content['since'][:19]}"
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return "a process that has just started"
+
+
+def _held(checkout: Checkout) -> dict[str, Any]:
+    """What the last holder of the lock wrote into it; empty where it has not yet."""
+    try:
+        content = json.loads((checkout.own / "run.lock").read_text())
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,9 @@ import psutil
 import pytest
 
 from flows.dag import read_graph
-from flows.recovery import keep_lock, recover
-from flows.running import MARK, busy, hold, lives, orphans, records, write_record
+from flows.recovery import keep_lock, locked_outs, recover
+from flows.running import MARK, MENDING, busy, hold, lives, orphans, records, write_record
+from flows.server import database
 from tasks.core.errors import DataError
 
 
@@ -58,6 +63,57 @@ def test_a_run_that_is_alive_is_left_alone(tiny: Any) -> None:
     assert holder is not None
     assert f"process {os.getpid()}" in holder
     assert [r.name for r in records(tiny.checkout)] == ["left"]
+
+
+def test_a_command_that_mends_before_it_looks_is_waited_for(tiny: Any) -> None:
+    mending, done = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with hold(tiny.checkout, MENDING):
+            mending.set()
+            done.wait(0.8)  # longer than a glance
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    mending.wait()
+    with hold(tiny.checkout):
+        assert not thread.is_alive() or not done.is_set()
+    thread.join()
+
+
+def test_outs_that_a_bare_dvc_repro_is_making_are_left_to_it(tiny: Any, until: Any) -> None:
+    tiny.change("left", value=2, wait="go")
+    (tiny.root / "began-left").unlink()
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "left"]
+    with subprocess.Popen(command, cwd=tiny.root, stdout=subprocess.DEVNULL) as repro:
+        until((tiny.root / "began-left").exists)
+        tiny.out("left").unlink()
+        tiny.out("right").unlink()
+
+        assert recover(tiny.checkout) == []
+
+        (tiny.root / "go").touch()
+    assert repro.returncode == 0
+    assert tiny.out("left").read_text() == "2"
+    assert recover(tiny.checkout) == ["checked out out/right.txt again"]
+
+
+def test_the_server_of_a_dead_schedule_is_left_to_the_run_that_works_through_it(tiny: Any) -> None:
+    schedule = replace(tiny.checkout, root=tiny.checkout.state / "schedule")
+    write_record(schedule, "prefect-server", 0)
+    with database(tiny.checkout, alone=False, busy=lambda: None):
+        recover(tiny.checkout)
+        assert [r.name for r in records(schedule)] == ["prefect-server"]
+    recover(tiny.checkout)
+    assert records(schedule) == []
+
+
+def test_outs_of_a_lock_that_dvc_is_writing_are_those_of_our_copy(tiny: Any) -> None:
+    keep_lock(tiny.checkout)
+    lock = tiny.root / "dvc.lock"
+    lock.write_bytes(b"")
+
+    assert locked_outs(tiny.root, "left") == ["out/left.txt"]
 
 
 def test_a_second_run_says_who_is_first(tiny: Any) -> None:
