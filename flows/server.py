@@ -93,8 +93,6 @@ def start_whole(checkout: Checkout, port: int) -> Server:
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(pages),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "0",
-        # by default any page in the user's browser could start runs
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
     }
     return _start(checkout, port, own)
 
@@ -103,6 +101,8 @@ def _start(checkout: Checkout, port: int, settings: dict[str, str]) -> Server:
     own = {
         MARK: str(record_path(checkout, NAME)),
         "PREFECT__SERVER_FINAL": "1",
+        # by default any page in the user's browser could start runs
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # into the log
     }
     application = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
@@ -132,13 +132,20 @@ class Standing(Section):
 
 
 def standing(checkout: Checkout) -> str | None:
-    """URL of the schedule's server; None, and no file, where it is gone."""
-    path = _announcement(checkout)
+    """URL of the schedule's server; None, and no file, where it is gone. One that is alive may be
+    slow on a busy machine: it is waited for, since no second one may work on its database."""
+    path, deadline = _announcement(checkout), time.monotonic() + PATIENCE
     try:
         said = Standing.model_validate_json(path.read_text())
-        found = psutil.Process(said.pid).create_time()
-        if abs(found - said.create_time) < 10 and answers(said.url):
-            return said.url
+        while abs(psutil.Process(said.pid).create_time() - said.create_time) < 10:
+            if answers(said.url):
+                return said.url
+            if time.monotonic() > deadline:
+                raise DataError(
+                    f"{path}: the schedule's server (process {said.pid}) does not answer; "
+                    "stop the schedule with Ctrl-C where it runs, or end that process"
+                )
+            time.sleep(0.1)
     except FileNotFoundError:
         return None
     except (ValidationError, UnicodeDecodeError, psutil.Error):

@@ -147,6 +147,7 @@ class Checkout:
             "MLFLOW_TRACKING_URI": self.tracking_uri,
             "MLFLOW_REGISTRY_URI": self.tracking_uri,
         }
+        own |= dict.fromkeys(("no_proxy", "NO_PROXY"), _no_proxy())
         if self.servers.prefect:
             own["PREFECT_API_URL"] = self.servers.prefect
         return kept | TELEMETRY_OFF | own
@@ -155,6 +156,13 @@ class Checkout:
         """Variables that could name or configure a server that `stillhouse.toml` does not."""
         found = {name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))}
         return found - self.servers.credentials
+
+
+def _no_proxy() -> str:
+    """Hosts that are asked without a proxy: those that the user says, and this machine, where our
+    own servers are."""
+    said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    return ",".join(dict.fromkeys([*filter(None, said.split(",")), "127.0.0.1", "localhost"]))
 
 
 def find_checkout(start: Path | None = None) -> Checkout:

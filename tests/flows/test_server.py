@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,16 @@ import psutil
 import pytest
 
 from flows.running import lives, records
-from flows.server import Server, Standby, announce, answers, database, standing, withdraw
+from flows.server import (
+    Server,
+    Standby,
+    announce,
+    answers,
+    database,
+    standing,
+    start,
+    withdraw,
+)
 from flows.state import Servers
 from tasks.core.errors import DataError
 from tasks.core.files import write_json
@@ -64,11 +74,11 @@ def test_a_server_that_the_team_has_comes_first(tiny: Any, prefect_url: str) -> 
     assert "PREFECT_API_URL" not in os.environ  # `adopt` of flows/state.py has set it
 
 
-@pytest.mark.parametrize("stale", ["ended", "another", "silent", "torn"])
+@pytest.mark.parametrize("stale", ["ended", "another", "torn"])
 def test_a_schedules_server_that_is_gone_is_forgotten(
     tiny: Any, prefect_url: str, stale: str
 ) -> None:
-    scheduled(tiny, "http://127.0.0.1:9/api" if stale == "silent" else prefect_url)
+    scheduled(tiny, prefect_url)
     path = tiny.checkout.state / "prefect-server.json"
     born = psutil.Process().create_time()
     said = {"format": "stillhouse/prefect-server/1", "url": prefect_url}
@@ -83,6 +93,31 @@ def test_a_schedules_server_that_is_gone_is_forgotten(
 
     assert found is None
     assert not path.exists()
+
+
+def test_a_schedules_server_that_is_slow_is_waited_for_and_not_forgotten(
+    tiny: Any, prefect_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, slow = scheduled(tiny, prefect_url), iter([False, True])
+    monkeypatch.setattr("flows.server.answers", lambda _: next(slow, False))
+    assert standing(tiny.checkout) == url
+
+    monkeypatch.setattr("flows.server.PATIENCE", 0.0)
+    with pytest.raises(DataError, match="does not answer; stop the schedule"):
+        standing(tiny.checkout)
+    assert (tiny.checkout.state / "prefect-server.json").exists()
+
+
+def test_no_page_of_somebody_else_may_ask_a_runs_server(tiny: Any) -> None:
+    server = start(tiny.checkout)
+    try:
+        server.wait()
+        headers = {"Origin": "http://example.org"}
+        foreign = urllib.request.Request(f"{server.url}/health", headers=headers)  # noqa: S310
+        with urllib.request.urlopen(foreign, timeout=10) as answer:  # noqa: S310
+            assert answer.headers["access-control-allow-origin"] is None
+    finally:
+        server.stop()
 
 
 def test_a_run_without_a_schedule_starts_a_server_and_ends_it(tiny: Any) -> None:

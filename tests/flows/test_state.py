@@ -67,6 +67,33 @@ def test_no_error_quotes_the_credentials_of_a_url(tmp_path: Path, line: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_that_is_started_reports_home_or_opens_a_pickle(tmp_path: Path) -> None:
+    found = Checkout(tmp_path, tmp_path, Servers()).environment()
+    assert (
+        found.items()
+        >= {
+            "DO_NOT_TRACK": "true",
+            "DVC_NO_ANALYTICS": "1",
+            "GX_ANALYTICS_ENABLED": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        }.items()
+    )
+
+
+@pytest.mark.parametrize("said", ["", "10.0.0.1"])
+def test_a_proxy_is_not_asked_for_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv("no_proxy", said)
+    checkout = Checkout(tmp_path, tmp_path, Servers())
+    adopt(checkout)
+    adopt(checkout)
+    expected = ",".join([*filter(None, [said]), "127.0.0.1", "localhost"])
+    assert (os.environ["no_proxy"], os.environ["NO_PROXY"]) == (expected, expected)
+
+
 def test_a_url_with_credentials_says_where_they_belong() -> None:
     with pytest.raises(ValueError, match="set MLFLOW_TRACKING_USERNAME or") as caught:
         Servers(mlflow="https://ann:swordfish@m.example.org")
