@@ -25,6 +25,7 @@ from flows.runner import StageError
 from flows.running import MARK, end_group, forget, hold, record_path, write_record
 from flows.slots import slots, training_threads
 from flows.state import Checkout, Interrupted
+from flows.stopping import interruptible
 from tasks.core.errors import DataError, GateError, ParamsError, StillhouseError
 from tasks.core.files import read_json
 from tasks.core.params import check
@@ -45,7 +46,7 @@ def compare(checkout: Checkout, seeds: int) -> PlanReport:
 
     if seeds < 2:
         raise ParamsError(f"--seeds {seeds}: one seed knows no spread; give 2 or more")
-    with hold(checkout), in_use(checkout):
+    with hold(checkout), in_use(checkout), interruptible():
         check_params(checkout.root)
         _require_teacher(checkout)
         print(f"plan: {seeds} seeds of each chain; begins once no run holds the cores", flush=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 import threading
 from bisect import insort
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.state import Interrupted
+from tasks.core.errors import DataError
 from tasks.core.params import PARAMS, read
 
 WHOLE_MACHINE = frozenset({"quantize", "judge"})  # measure latency
@@ -58,6 +60,7 @@ def slots(
     """
     place = folder or default_folder()
     place.mkdir(mode=0o700, exist_ok=True)
+    _own(place)
     paths = [place / f"slot-{i}" for i in range(count or cores())]
     held: list[int] = []
     try:
@@ -68,6 +71,13 @@ def slots(
     finally:
         for descriptor in held:
             os.close(descriptor)
+
+
+def _own(place: Path) -> None:
+    """Raise a `DataError` unless nobody else can put files or links into the folder `place`."""
+    found = place.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise DataError(f"{place}: not a folder of yours alone; remove it, or set TMPDIR to one")
 
 
 def _needed(group: str, threads: int, count: int) -> int:
@@ -131,12 +141,13 @@ def _wait(paths: list[Path], stop: threading.Event) -> int:
     """Lock the first of `paths` that comes free; returns its descriptor."""
     while True:
         for path in paths:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
             else:
+                os.utime(descriptor)  # so that nobody tidies it away as old while it is held
                 return descriptor
         if stop.wait(POLL):
             raise Interrupted("interrupted while waiting for free cores")

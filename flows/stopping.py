@@ -40,6 +40,21 @@ def in_thread(work: Callable[[], T], runner: Runner) -> T:
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Whatever asks the block to end (a closed terminal, say) ends it as Ctrl-C does."""
+
+    def interrupt(_: int, __: object) -> None:
+        raise KeyboardInterrupt
+
+    former = {number: signal.signal(number, interrupt) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stoppable(runner: Runner) -> Iterator[None]:
     """The first signal to stop ends the run in order; a second one ends it at once."""
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from flows.comparison import NAME, _lines, show_plan
 from flows.params import checked, with_rungs
 from flows.plan import check_steps, settle, write_plan
-from flows.running import record_path, records
+from flows.running import lives, record_path, records
 from flows.slots import slots
 from flows.state import Checkout, Servers
+from flows.stopping import STOPPING
 from tasks.core.errors import DataError, GateError, ParamsError
 from tasks.core.files import read_json, write_json
 
@@ -302,6 +307,36 @@ main(run)
 def own_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cores that no run of this machine holds."""
     monkeypatch.setattr("flows.slots.default_folder", lambda: tmp_path / "slots")
+
+
+COMPARING = """
+import flows.comparison as c, flows.params, flows.slots, pathlib, sys
+from flows.state import find_checkout
+lines = c._lines
+c._require_teacher = flows.params.check_params = lambda _: None
+c._lines = lambda checkout, _: lines(checkout, ["-c", sys.argv[2]])
+flows.slots.default_folder = lambda: pathlib.Path(sys.argv[1])
+try:
+    c.compare(find_checkout(), 2)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_whatever_ends_a_comparison_ends_its_training(
+    tiny: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", COMPARING, str(tmp_path / "slots"), WAITING]
+    with subprocess.Popen(command, cwd=tiny.root, stdout=subprocess.PIPE, text=True) as plan:
+        assert plan.stdout is not None
+        assert any(line == "up\n" for line in plan.stdout)
+        (record,) = records(tiny.checkout)
+        training = psutil.Process(record.pid)
+        plan.send_signal(number)
+    assert plan.returncode == 130
+    assert not lives(training)
+    assert records(tiny.checkout) == []
 
 
 @pytest.mark.usefixtures("own_slots")

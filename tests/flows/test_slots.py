@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from flows.slots import Turns, slots
 from flows.state import Interrupted
+from tasks.core.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -160,6 +162,29 @@ def test_a_child_that_inherits_a_slot_keeps_it(tmp_path: Path) -> None:
     child.communicate(b"\n")
     with slots("stress", 2, stop, tmp_path, 1) as descriptors:
         assert len(descriptors) == 1
+
+
+def test_a_slot_that_is_taken_is_as_new_to_whoever_tidies_old_files(tmp_path: Path) -> None:
+    slot = tmp_path / "slot-0"
+    slot.touch()
+    os.utime(slot, (0, 0))
+    with slots("distill", 1, threading.Event(), tmp_path, 1):
+        assert slot.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize("spoilt", ["link", "open to all"])
+def test_slots_that_somebody_else_may_have_planted_are_refused(tmp_path: Path, spoilt: str) -> None:
+    place = tmp_path / "slots"
+    if spoilt == "link":
+        place.symlink_to(tmp_path)
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with (
+        pytest.raises(DataError, match="not a folder of yours alone"),
+        slots("stress", 1, threading.Event(), place, 1),
+    ):
+        pass
 
 
 def test_who_waits_for_cores_can_be_stopped(hold: Hold, tmp_path: Path) -> None:
