@@ -90,11 +90,10 @@ def settle(checkout: Checkout) -> list[str]:
 
 def put_back(checkout: Checkout) -> list[str]:
     """Champions that a wiped registry has lost, back from their sealed bundles; says which."""
-    lines = ledger.read(checkout)
-    if not lines:
+    if not ledger.read(checkout):
         return []
-    with opened(checkout) as store:
-        return restore(checkout, store, project_name(checkout), lines)
+    with opened(checkout) as store:  # whoever acts holds it to the end: what he wrote is read then
+        return restore(checkout, store, project_name(checkout), ledger.read(checkout))
 
 
 def close_open_act(checkout: Checkout, store: Store, say: Say) -> None:

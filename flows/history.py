@@ -22,8 +22,9 @@ def check_registry(checkout: Checkout, lines: Sequence[Line]) -> list[str]:
     if not lines:
         return []
     try:
-        with opened(checkout) as store:
-            return disagreements(checkout, store, tuple(lines))
+        with opened(checkout) as store:  # whoever acts holds it to the end: now nobody does
+            now = ledger.read(checkout)
+            return disagreements(checkout, store, max(tuple(lines), now, key=len))
     except StillhouseError as error:
         return [str(error)]
 

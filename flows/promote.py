@@ -7,10 +7,12 @@ then `flows/act.py` changes ledger and registry.
 from __future__ import annotations
 
 import getpass
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flows import ledger, repository
 from flows.act import Act, Say, change, close_open_act
@@ -54,7 +56,8 @@ def promote(checkout: Checkout, number: int, by: str, reason: str, say: Say) -> 
     """Make version `number` of `<name>-candidates` the champion; returns the confirmation.
 
     `say` gets a line per check passed. Raises `DataError` for a version that cannot be promoted,
-    `GateError` for one that is not good enough: that refusal is a line of the ledger.
+    `GateError` for one that is not good enough: from the comparison with the champion on, a refusal
+    is a line of the ledger.
     """
     by, reason = words(by, "--by"), words(reason, "--reason")
     commit = repository.require_clean(checkout.root)
@@ -183,15 +186,30 @@ def _changed(checkout: Checkout, then: dict[str, str]) -> str:
 
 
 def _same(one: str | None, other: str | None) -> bool:
-    """Equal as text or as numbers.
+    """Equal as text or as numbers, also in lists: two readers of YAML disagree about 2e-2.
 
     >>> _same("0.02", "2e-2"), _same("0.02", "0.2"), _same(None, "1")
     (True, False, False)
+    >>> _same("[0.01, 0.03]", '["1e-2", 0.03]'), _same("true", "1")
+    (True, False)
     """
+    return one == other or (None not in (one, other) and _plain(one) == _plain(other))
+
+
+def _plain(value: Any) -> Any:
+    """A flat parameter as numbers, where it is numbers."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     try:
-        return one == other or float(one or "") == float(other or "")
+        found = json.loads(value) if isinstance(value, str) else value
     except ValueError:
-        return False
+        found = value
+    if isinstance(found, list):
+        return _plain(found)
+    try:
+        return found if isinstance(found, bool) else float(found)
+    except (TypeError, ValueError):
+        return found
 
 
 def _compare(

@@ -83,6 +83,11 @@ def _ask(root: Path, *arguments: str) -> str | None:
     if program is None:
         return None
     asked = subprocess.run(
-        [program, *arguments], cwd=root, capture_output=True, text=True, check=False
+        [program, *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     return asked.stdout.rstrip("\n") if asked.returncode == 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,10 @@ def broken_index(trees: Project) -> None:
     (trees.root / ".git/index").write_bytes(b"no index")
 
 
+def name_that_is_not_utf8(trees: Project) -> None:
+    Path(os.fsdecode(os.fsencode(trees.root) + b"/caf\xe9.txt")).touch()
+
+
 def hidden_file(trees: Project) -> None:
     trees.git("config", "status.showUntrackedFiles", "no")
     (trees.root / "new_loss.py").write_text("")
@@ -272,6 +277,7 @@ REFUSALS: list[tuple[Callable[[Project], None], str]] = [
     (other_subject, "its bundle is of another subject"),
     (broken_index, "git cannot tell what has changed"),
     (hidden_file, r"not as committed \(new_loss.py\)"),
+    (name_that_is_not_utf8, r"not as committed \(caf.\.txt\)"),
     (bundle_lost, "incomplete|no such file"),
     (rows_lost, r"data/test.parquet.*neither here nor in DVC's cache; `dvc pull`"),
 ]
