@@ -207,7 +207,7 @@ def _plain(value: Any) -> Any:
     if isinstance(found, list):
         return _plain(found)
     try:
-        return found if isinstance(found, bool) else float(found)
+        return str(found) if isinstance(found, bool) else float(found)
     except (TypeError, ValueError):
         return found
 
