@@ -27,7 +27,7 @@ from typing import Literal
 import psutil
 from pydantic import ValidationError
 
-from flows.running import GRACE, MARK, end_group, forget, record_path, write_record
+from flows.running import GRACE, MARK, end_group, forget, lives, record_path, write_record
 from flows.state import Checkout
 from tasks.core.errors import DataError
 from tasks.core.files import write_json
@@ -137,7 +137,8 @@ def standing(checkout: Checkout) -> str | None:
     path, deadline = _announcement(checkout), time.monotonic() + PATIENCE
     try:
         said = Standing.model_validate_json(path.read_text())
-        while abs(psutil.Process(said.pid).create_time() - said.create_time) < 10:
+        process = psutil.Process(said.pid)
+        while lives(process) and abs(process.create_time() - said.create_time) < 10:
             if answers(said.url):
                 return said.url
             if time.monotonic() > deadline:
