@@ -84,6 +84,7 @@ class Session:
     def __init__(self, session: Any, change: Change, single: bool) -> None:
         self.session, self.change, self.single = session, change, single
         self.get_inputs = session.get_inputs
+        self.get_outputs = session.get_outputs
 
     def run(self, names: Any, feed: dict[str, Any]) -> list[Any]:
         (images,) = feed.values()
