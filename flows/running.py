@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import psutil
 from pydantic import ValidationError
@@ -119,26 +119,35 @@ def hold(checkout: Checkout, doing: str = "run") -> Iterator[None]:
 
     Who only looks, or mends before it looks, is done in a moment and waited for.
     """
-    checkout.own.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
-    with (checkout.own / "run.lock").open("a+") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                patience = PATIENCE if _held(checkout).get("doing") == MENDING else GLANCE
-                if time.monotonic() > begun + patience:
-                    raise DataError(
-                        f"{checkout.root}: another run works here ({_holder(checkout)}); "
-                        "wait for it, or stop it with Ctrl-C where it runs"
-                    ) from None
-            time.sleep(0.02)
+    with _locked(checkout) as lock:
         lock.truncate(0)
         since = datetime.now(UTC).isoformat()
         lock.write(json.dumps({"pid": os.getpid(), "since": since, "doing": doing}))
         lock.flush()
         yield
+
+
+def _locked(checkout: Checkout) -> TextIO:
+    """`run.lock`, opened and locked. `stillhouse gc` may have removed it while it was waited for;
+    then it is made anew."""
+    path, begun = checkout.own / "run.lock", time.monotonic()
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                return lock
+            lock.close()
+        except BlockingIOError:
+            lock.close()
+            patience = PATIENCE if _held(checkout).get("doing") == MENDING else GLANCE
+            if time.monotonic() > begun + patience:
+                raise DataError(
+                    f"{checkout.root}: another run works here ({_holder(checkout)}); "
+                    "wait for it, or stop it with Ctrl-C where it runs"
+                ) from None
+        time.sleep(0.02)
 
 
 def busy(checkout: Checkout) -> str | None:
@@ -166,6 +175,6 @@ def _held(checkout: Checkout) -> dict[str, Any]:
     """What the last holder of the lock wrote into it; empty where it has not yet."""
     try:
         content = json.loads((checkout.own / "run.lock").read_text())
-    except ValueError:
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

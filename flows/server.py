@@ -35,6 +35,7 @@ from tasks.core.params import Section
 
 NAME = "prefect-server"
 PATIENCE = 180.0  # seconds; the first start creates the database
+SLOW = 30.0  # seconds until one that is up already must have answered
 EPHEMERAL = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_UI_ENABLED": "0"}  # no scheduler
 
 
@@ -134,7 +135,7 @@ class Standing(Section):
 def standing(checkout: Checkout) -> str | None:
     """URL of the schedule's server; None, and no file, where it is gone. One that is alive may be
     slow on a busy machine: it is waited for, since no second one may work on its database."""
-    path, deadline = _announcement(checkout), time.monotonic() + PATIENCE
+    path, deadline = _announcement(checkout), time.monotonic() + SLOW
     try:
         said = Standing.model_validate_json(path.read_text())
         process = psutil.Process(said.pid)

@@ -162,6 +162,8 @@ def _no_proxy() -> str:
     """Hosts that are asked without a proxy: those that the user says, and this machine, where our
     own servers are."""
     said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if said.strip() == "*":  # all hosts; it means that alone
+        return said
     return ",".join(dict.fromkeys([*filter(None, said.split(",")), "127.0.0.1", "localhost"]))
 
 

@@ -41,12 +41,16 @@ def in_thread(work: Callable[[], T], runner: Runner) -> T:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Whatever asks the block to end (a closed terminal, say) ends it as Ctrl-C does."""
+    """Whatever asks the block to end (a closed terminal, say) ends it as Ctrl-C does, once: what it
+    then tidies up is not cut short. What is ignored already, as under nohup, stays so."""
 
     def interrupt(_: int, __: object) -> None:
+        for number in former:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    former = {number: signal.signal(number, interrupt) for number in STOPPING}
+    heard = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

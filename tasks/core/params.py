@@ -52,7 +52,6 @@ def _has_truth(value: Any) -> bool:
 
 
 S = TypeVar("S", bound=BaseModel)
-ASKED: set[str] = set()  # sections, dotted, that this process has read
 
 
 def read(path: Path = PARAMS) -> dict[str, Any]:
@@ -110,7 +109,6 @@ def _unique(node: yaml.Node | None, where: str, done: set[int]) -> None:
 def section(name: str, schema: type[S], path: Path = PARAMS) -> S:
     """One section of `path`, checked against `schema`. A dotted `name` walks into it."""
     content: Any = read(path)
-    ASKED.add(name)
     walked: list[str] = []
     for part in name.split("."):
         walked.append(part)

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import DataError, StillhouseError, of_system
-from tasks.core.files import write_json
-from tasks.core.params import ASKED, PARAMS, read
+from tasks.core.files import sha256, write_json
+from tasks.core.params import PARAMS, parse, read
 
+DAG = Path("dvc.yaml")
 CODE = Path(__file__).parents[1]  # tasks/
 
 
@@ -28,9 +29,10 @@ def main(stage: Callable[[list[str]], None]) -> None:
     """Run `stage` with the command's arguments; never returns normally on failure."""
     code, message = 0, ""
     try:
-        before = _written()
-        stage(sys.argv[1:])
-        _unchanged(before)
+        name, arguments = _stage(), sys.argv[1:]
+        before = _written(name, arguments)
+        stage(arguments)
+        _unchanged(before, _written(name, arguments))
     except StillhouseError as error:
         code, message = error.exit_code, str(error)
     except KeyboardInterrupt:
@@ -56,34 +58,52 @@ def main(stage: Callable[[list[str]], None]) -> None:
 
 @dataclass(frozen=True)
 class Written:
-    """Parameters, and when each file of our code was written last."""
+    """The parameters that DVC notes of this stage, and the SHA-256 of each file of our code."""
 
     params: dict[str, Any]
-    code: dict[str, tuple[int, int]]
+    code: dict[str, str]
 
 
-def _written() -> Written:
-    params = read() if PARAMS.is_file() else {}
-    return Written(params, {str(path): _stamp(path) for path in CODE.rglob("*.py")})
+def _stage() -> str:
+    """The stage that this process was started for, `python -m tasks.STAGE`; empty if for none."""
+    started = sys.modules["__main__"].__spec__
+    package, _, file = started.name.rpartition(".") if started else ("", "", "")
+    return package.removeprefix("tasks.") if file == "__main__" else ""
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
+def _written(name: str, arguments: list[str]) -> Written:
+    dag = parse(DAG.read_text(), str(DAG)) if name and DAG.is_file() else {}
+    stage = _inside(dag, f"stages.{name}") or {}
+    listed = [_filled(key, arguments) for key in stage.get("do", stage).get("params", [])]
+    params = read() if listed and PARAMS.is_file() else {}
+    files = CODE.rglob("*.py") if listed else ()
+    return Written(
+        {key: _inside(params, key) for key in listed}, {str(path): sha256(path) for path in files}
+    )
 
 
-def _unchanged(before: Written) -> None:
-    """A `DataError` if what this process has read of parameters or code is not as it was."""
-    after = _written()
+def _filled(key: str, arguments: list[str]) -> str:
+    """A parameter of `dvc.yaml`, for the item that the stage was started for.
+
+    >>> _filled("stress.${item.family}", ["student", "slices"])
+    'stress.slices'
+    """
+    names = ("${key}", "${item}", "${item.student}", "${item.family}")
+    values = [arguments[0] if arguments else ""] * 3 + arguments[1:2]
+    for name, value in zip(names, values, strict=False):
+        key = key.replace(name, value)
+    return key
+
+
+def _unchanged(before: Written, after: Written) -> None:
+    """A `DataError` if a parameter, or code that this process has loaded, is not as it was."""
     changed = [
-        f"{PARAMS}: {name}"
-        for name in ("threads", *sorted(ASKED))
-        if _inside(before.params, name) != _inside(after.params, name)
+        f"{PARAMS}: {key}" for key in before.params if after.params[key] != before.params[key]
     ]
-    files = {module.__file__ for n, module in list(sys.modules.items()) if n.startswith("tasks.")}
-    files.add(getattr(sys.modules["__main__"], "__file__", None))
-    changed += [path for path, stamp in sorted(before.code.items())
-                if path in files and after.code.get(path) != stamp]  # fmt: skip
+    loaded = {module.__file__ for n, module in list(sys.modules.items()) if n.startswith("tasks.")}
+    loaded.add(getattr(sys.modules["__main__"], "__file__", None))
+    changed += [path for path, digest in sorted(before.code.items())
+                if path in loaded and after.code.get(path) != digest]  # fmt: skip
     if changed:
         raise DataError(
             f"{changed[0]}: changed while the stage ran, so what it made is of neither; run again"

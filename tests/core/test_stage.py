@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tasks.core import params, stage
-from tasks.core.params import Section, section
+from tasks.core import stage
 
-BEFORE = "threads: 1\njudge: {margin: 0.2}\nstress: {seed: 0}\n"
-
-
-class Judge(Section):
-    margin: float
+ROOT = Path(__file__).parents[2]
+BEFORE = "threads: 1\nstress: {seed: 0, slices: {margin: 0.2}, fidelity: {agreement: 0.9}}\n"
+DAG = """
+stages:
+  stress:
+    matrix: {student: [s], family: [slices, fidelity]}
+    do: {cmd: x, params: [threads, stress.seed, "stress.${item.family}"]}
+"""
 
 
 @pytest.fixture
 def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one file of code and three parameters; where a stage says how it ended."""
     (tmp_path / "params.yaml").write_text(BEFORE)
+    (tmp_path / "dvc.yaml").write_text(DAG)
     file = tmp_path / "made.py"
     file.write_text("A = 1\n")
     made = ModuleType("tasks.made")
     made.__file__ = str(file)
     monkeypatch.setitem(sys.modules, "tasks.made", made)
     monkeypatch.setattr(stage, "CODE", tmp_path)
-    monkeypatch.setattr(params, "ASKED", set())
-    monkeypatch.setattr(stage, "ASKED", params.ASKED)
-    monkeypatch.setattr(sys, "argv", ["stage"])
+    monkeypatch.setattr(stage, "_stage", lambda: "stress")
+    monkeypatch.setattr(sys, "argv", ["stress", "student", "slices"])
     monkeypatch.setenv("STILLHOUSE_OUTCOME", str(tmp_path / "outcome"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "outcome"
@@ -40,7 +43,7 @@ def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("params.yaml", BEFORE.replace("0.2", "0.1"), "params.yaml: judge"),
+        ("params.yaml", BEFORE.replace("0.2", "0.1"), "params.yaml: stress.slices"),
         ("params.yaml", BEFORE.replace("threads: 1", "threads: 2"), "params.yaml: threads"),
         ("made.py", "A = 20\n", "made.py"),
     ],
@@ -49,7 +52,6 @@ def test_what_changes_while_a_stage_runs_fails_it(
     outcome: Path, file: str, content: str, said: str
 ) -> None:
     def run(_: list[str]) -> None:
-        section("judge", Judge)
         Path(file).write_text(content)
 
     with pytest.raises(SystemExit):
@@ -62,13 +64,30 @@ def test_what_changes_while_a_stage_runs_fails_it(
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("params.yaml", BEFORE.replace("seed: 0", "seed: 1")), ("other.py", "B = 1\n")],
+    [
+        ("params.yaml", BEFORE.replace("0.9", "0.8")),
+        ("other.py", "B = 1\n"),
+        ("made.py", "A = 1\n"),
+    ],
 )
-def test_what_a_stage_has_not_read_may_change(outcome: Path, file: str, content: str) -> None:
+def test_what_is_not_of_the_stage_may_change_and_what_is_may_be_written_again(
+    outcome: Path, file: str, content: str
+) -> None:
     def run(_: list[str]) -> None:
-        section("judge", Judge)
         Path(file).write_text(content)
 
     stage.main(run)
 
     assert not outcome.exists()
+
+
+def test_a_stage_knows_itself_by_how_it_was_started() -> None:
+    code = (
+        "import runpy; from tasks.core import stage; stage.main = lambda _: print(stage._stage())"
+    )
+    for module, name in (("tasks.judge", "judge"), ("tasks.distill.compare", "")):
+        run = f"{code}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+        done = subprocess.run(
+            [sys.executable, "-c", run], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == name

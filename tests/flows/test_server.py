@@ -102,7 +102,7 @@ def test_a_schedules_server_that_is_slow_is_waited_for_and_not_forgotten(
     monkeypatch.setattr("flows.server.answers", lambda _: next(slow, False))
     assert standing(tiny.checkout) == url
 
-    monkeypatch.setattr("flows.server.PATIENCE", 0.0)
+    monkeypatch.setattr("flows.server.SLOW", 0.0)
     with pytest.raises(DataError, match="does not answer; stop the schedule"):
         standing(tiny.checkout)
     assert (tiny.checkout.state / "prefect-server.json").exists()

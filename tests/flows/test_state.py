@@ -82,7 +82,7 @@ def test_nothing_that_is_started_reports_home_or_opens_a_pickle(tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("said", ["", "10.0.0.1"])
+@pytest.mark.parametrize("said", ["", "10.0.0.1", "*"])
 def test_a_proxy_is_not_asked_for_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_proxy_is_not_asked_for_this_machine(
     checkout = Checkout(tmp_path, tmp_path, Servers())
     adopt(checkout)
     adopt(checkout)
-    expected = ",".join([*filter(None, [said]), "127.0.0.1", "localhost"])
+    expected = said if said == "*" else ",".join([*filter(None, [said]), "127.0.0.1", "localhost"])
     assert (os.environ["no_proxy"], os.environ["NO_PROXY"]) == (expected, expected)
 
 
