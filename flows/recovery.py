@@ -21,7 +21,6 @@ import psutil
 import yaml
 
 from flows.running import MENDING, busy, end, forget, hold, orphans, records
-from flows.server import database
 from flows.state import Checkout
 from tasks.core.errors import DataError
 from tasks.core.files import write_bytes
@@ -36,8 +35,7 @@ def recover(checkout: Checkout) -> list[str]:
         started = (checkout.state / name for name in ("schedule", "firing"))
         for folder in (*started, *sorted((checkout.home / "runs").glob("*"))):
             place = replace(checkout, root=folder)
-            if records(place):
-                notes += _schedule(place) if folder.name == "schedule" else _mended(place)
+            notes += _mended(place) if records(place) else []
     return notes
 
 
@@ -48,19 +46,6 @@ def _mended(checkout: Checkout) -> list[str]:
         with hold(checkout, MENDING):
             return mend(checkout)
     except DataError:  # somebody began a run just now and mends it itself
-        return []
-
-
-def _schedule(place: Checkout) -> list[str]:
-    """What a dead schedule has left, unless a run still works through its server."""
-
-    def at_work() -> None:
-        raise DataError("a run works through the schedule's server")
-
-    try:
-        with database(place, alone=True, busy=at_work):
-            return _mended(place)
-    except DataError:
         return []
 
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 from flows.dag import read_graph
 from flows.recovery import keep_lock, locked_outs, recover
 from flows.running import MARK, MENDING, busy, hold, lives, orphans, records, write_record
-from flows.server import database
 from tasks.core.errors import DataError
 
 
@@ -96,16 +94,6 @@ def test_outs_that_a_bare_dvc_repro_is_making_are_left_to_it(tiny: Any, until: A
     assert repro.returncode == 0
     assert tiny.out("left").read_text() == "2"
     assert recover(tiny.checkout) == ["checked out out/right.txt again"]
-
-
-def test_the_server_of_a_dead_schedule_is_left_to_the_run_that_works_through_it(tiny: Any) -> None:
-    schedule = replace(tiny.checkout, root=tiny.checkout.state / "schedule")
-    write_record(schedule, "prefect-server", 0)
-    with database(tiny.checkout, alone=False, busy=lambda: None):
-        recover(tiny.checkout)
-        assert [r.name for r in records(schedule)] == ["prefect-server"]
-    recover(tiny.checkout)
-    assert records(schedule) == []
 
 
 def test_outs_of_a_lock_that_dvc_is_writing_are_those_of_our_copy(tiny: Any) -> None:
