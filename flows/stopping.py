@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -43,19 +43,15 @@ def in_thread(work: Callable[[], T], runner: Runner) -> T:
 def interruptible() -> Iterator[None]:
     """Whatever asks the block to end (a closed terminal, say) ends it as Ctrl-C does, once: what it
     then tidies up is not cut short. What is ignored already, as under nohup, stays so."""
+    heard = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
 
     def interrupt(_: int, __: object) -> None:
-        for number in former:
+        for number in heard:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    heard = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, interrupt) for number in heard}
-    try:
+    with _handled(heard, interrupt):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -66,9 +62,18 @@ def stoppable(runner: Runner) -> Iterator[None]:
         runner.stopping.set()
         signal.signal(number, signal.SIG_DFL)
 
-    former = {number: signal.signal(number, stop) for number in STOPPING}
+    with _handled(STOPPING, stop):
+        yield
+
+
+@contextmanager
+def _handled(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, object], None]
+) -> Iterator[None]:
+    """For the length of the block, `handler` hears these signals."""
+    former = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        for number, before in former.items():
+            signal.signal(number, before)
