@@ -45,7 +45,7 @@ class Params(Profile):
         if self.profile == "standard" and min(self.linf) > SMALL:
             raise ValueError(
                 f"profile standard compares with the teacher at an epsilon of {SMALL:g} or less, "
-                f"and linf has none; add one"
+                "and linf has none; add one"
             )
         return self
 

@@ -116,9 +116,11 @@ def _area(curve: Curve, labels: NDArray[np.int64], allowed: float) -> Asked:
     values = _halves(student, teacher)
 
     def gate(in_parts: bool) -> Gate:
-        few = tango_upper(0, 0, len(labels))  # no fewer rows can prove more than this
-        fixed = max(paired_bootstrap_upper(teacher, student, labels), few)
-        bound = _lost(values) if in_parts else fixed
+        if in_parts:
+            bound = _lost(values)
+        else:  # no fewer rows can prove more than what Tango's bound says of equal ones
+            equal = tango_upper(0, 0, len(labels))
+            bound = max(paired_bootstrap_upper(teacher, student, labels), equal)
         how = _looks(in_parts) or " (paired bootstrap)"
         return at_most(
             "adversarial.area",
