@@ -18,7 +18,7 @@ from tasks.stress.attacks.objectives import BATCH, Margins, Objective, slope
 Judge = Callable[[Images, Labels], Margins]  # negative where the attack has its way
 
 MOMENTUM = 0.75  # share of the new step; the rest is that of the step before
-STARTS = {"linf": 3, "l2": 1}  # at most; in L2 more of them found nothing more
+STARTS = 3  # at most
 SHORT = 1 / 3  # of the steps: a run of fewer is not worth beginning
 RISING = 0.75  # share of the steps since a checkpoint that must have gained
 
@@ -36,14 +36,14 @@ def apgd(
 
     `judge` says of every point whether it has its way, such as by the margin of what ships, and a
     row is left alone once it has; without a judge the network that `objective` climbs is asked.
-    `steps` is the budget of a row on the mean: in L-infinity, with what those that leave early
-    leave unspent, the others begin again at another random point.
+    `steps` is the budget of a row on the mean: with what those that leave early leave unspent, the
+    others begin again at another random point.
 
     Returns for each row the point that the judge liked least and its margin (N,) there.
     """
     starts = images.astype(np.float32) if random is None else bounds.sample(random)
     found, least, spent = _batches(objective, starts, labels, bounds, steps, judge)
-    for _ in range(STARTS[bounds.norm] - 1):
+    for _ in range(STARTS - 1):
         at = np.flatnonzero(least >= 0)
         more = min((len(labels) * steps - spent) // max(len(at), 1), steps)
         if random is None or len(at) == 0 or more < SHORT * steps:

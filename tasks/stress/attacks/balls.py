@@ -38,18 +38,19 @@ class Ball:
         return Ball(self.norm, self.radius, *parts)
 
     def project(self, images: NDArray[np.floating]) -> Images:
-        """Images (N, C, H, W) moved inside: the nearest ones in L-infinity; in L2 first along the
-        line to the centre, then into the range, as attacks commonly do."""
+        """Images (N, C, H, W) moved inside: the nearest ones in L-infinity; in L2 first into the
+        corners, then along the line to the centre: the other way round, what points out of the
+        range would take its share of the radius and move nothing."""
         if self.norm == "linf":
             return _clipped(images, self)
         centre = self.centre.astype(np.float64)
-        moved = images - centre
+        moved = np.clip(images, self.low, self.high) - centre
         share = np.minimum(1.0, self.radius * (1 - 1e-12) / np.maximum(lengths(moved), 1e-30))
         wanted = share * moved
         near = (centre + wanted).astype(np.float32)
         outward = np.abs(near - centre) > np.abs(wanted)
         near = np.where(outward, np.nextafter(near, self.centre), near)
-        return _clipped(near, self)
+        return np.asarray(near)
 
     def sample(self, random: np.random.Generator) -> Images:
         """A random image in each ball: uniform in L-infinity, in a random direction in L2."""
