@@ -66,6 +66,14 @@ def test_validation_rows_are_all_those_of_their_table(table: Table, tmp_path: Pa
     assert found.digest == expected.digest
 
 
+def test_tensors_of_a_table_are_not_its_own_arrays(table: Table) -> None:
+    """Those are Arrow's, and not to be written to."""
+    made = in_memory(table)
+    assert isinstance(made.images, torch.Tensor)
+    for tensor, array in ((made.images, table.images), (made.labels, table.labels)):
+        assert not np.shares_memory(tensor.numpy(), array)
+
+
 @pytest.mark.usefixtures("table")
 def test_nothing_lies_beside_the_tables(tmp_path: Path) -> None:
     quarantined(tmp_path, [])
