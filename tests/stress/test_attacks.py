@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -63,6 +63,7 @@ def random() -> np.random.Generator:
     st.integers(0, 9),
     st.sampled_from(NORMS),
 )
+@example(1.0, 5.5e-38, 1.0, 0, "l2")  # less than a float64 keeps beside the centre
 @settings(max_examples=80, deadline=None)
 def test_what_a_ball_hands_out_is_never_outside_it(
     epsilon: float, low: float, wide: float, seed: int, norm: Norm

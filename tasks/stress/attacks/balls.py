@@ -50,7 +50,7 @@ class Ball:
         near = (centre + wanted).astype(np.float32)
         outward = np.abs(near - centre) > np.abs(wanted)
         near = np.where(outward, np.nextafter(near, self.centre), near)
-        return np.asarray(near)
+        return _clipped(near, self)
 
     def sample(self, random: np.random.Generator) -> Images:
         """A random image in each ball: uniform in L-infinity, in a random direction in L2."""
