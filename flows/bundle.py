@@ -76,8 +76,10 @@ def thresholds(params: Mapping[str, str]) -> dict[str, str]:
     >>> thresholds({"stress.families": '["slices"]', "stress.slices.margin": "0.1",
     ...             "stress.fidelity.agreement": "0.9"})
     {'stress.families': '["slices"]', 'stress.slices.margin': '0.1'}
+    >>> thresholds({"stress.families": "slices", "stress.slices.margin": "0.1"})  # no list
+    {'stress.families': 'slices'}
     """
-    families = json.loads(params.get("stress.families", "[]"))
+    families = _listed(params.get("stress.families", "[]"))
 
     def decides(key: str) -> bool:
         part, _, rest = key.partition(".")
@@ -87,6 +89,15 @@ def thresholds(params: Mapping[str, str]) -> dict[str, str]:
         return part in ("judge", "requirements") and key != "judge.watts"
 
     return {key: value for key, value in params.items() if decides(key)}
+
+
+def _listed(text: str) -> list[object]:
+    """The items of a JSON list; none of anything else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return []
+    return found if isinstance(found, list) else []
 
 
 def read_manifest(bundle: Path) -> Manifest:

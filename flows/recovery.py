@@ -2,7 +2,8 @@
 
 DVC rewrites `dvc.lock` and its lock table in place and removes a stage's outs before it runs, so a
 crash can leave a torn file, missing outs and a stage that runs on. Nothing here touches a checkout
-in which a run is alive, and nothing that DVC's cache cannot give back is removed.
+in which a run is alive, but that the server of a dead schedule, through which it works, is ended;
+and nothing that DVC's cache cannot give back is removed.
 """
 
 from __future__ import annotations
@@ -59,14 +60,17 @@ def mend(checkout: Checkout) -> list[str]:
             notes.append(f"ended {record.name}, which a dead run had left running")
     notes += mend_lock_table(checkout.root)
     notes += mend_lock(checkout)
+    made = _repro(checkout.root)
     for record in records(checkout):
+        if made and record.outs:
+            continue  # what lies there may be what it writes; the next command sees
         if record.outs:
             set_aside(checkout, record.name, record.outs)
         remove_scratch(checkout.root, record.outs)
         forget(checkout, record.name)
     for scratch in (checkout.root / "data").glob(".raw.*"):
         shutil.rmtree(scratch, ignore_errors=True)
-    back = [] if _repro(checkout.root) else restore(checkout.root, missing_outs(checkout.root))
+    back = [] if made else restore(checkout.root, missing_outs(checkout.root))
     if back:
         named = ", ".join(back) if len(back) <= 3 else f"{len(back)} missing outs"
         notes.append(f"checked out {named} again")
@@ -184,11 +188,13 @@ def keep_lock(checkout: Checkout) -> None:
 
 def locked_outs(root: Path, stage: str | None = None) -> list[str]:
     """Outs that `dvc.lock` names, of one stage or of all; as our copy has it where DVC is writing
-    it, which it does in place."""
+    it, which it does in place. None where there is no `dvc.lock`."""
     path, copy = root / "dvc.lock", root / ".stillhouse" / "dvc.lock"
+    if not path.is_file():
+        return []
     with dvc_waits(root, "lock") as held:
         still = held or not (root / ".dvc" / "tmp").is_dir()  # DVC has not run here yet
-        content = path.read_bytes() if still and path.is_file() else b""
+        content = path.read_bytes() if still else b""
     if not whole_lock(content):
         content = copy.read_bytes() if copy.is_file() else b""
     if not whole_lock(content):

@@ -57,7 +57,7 @@ def run(checkout: Checkout, console: Console) -> int:
             for note in mend(checkout):
                 shown.note(note)
             if not (checkout.root / "dvc.lock").is_file():
-                prefect.begin()  # nothing has ever run here, so something will now
+                prefect.begin(runner.stopping)  # nothing has ever run here, so something will now
             if checkout.database is not None:
                 examine(checkout.database)
             job = Job(checkout, _checked(checkout), runner, prefect, shown, story, begun)
@@ -104,7 +104,7 @@ class Job:
             check_steps(self.checkout, params)
         self.shown.planned(graph)
         if graph.stale:
-            self.prefect.begin()
+            self.prefect.begin(self.runner.stopping)
             background(lambda: tracking.warm(self.checkout))
             self.prefect.adopt()
         self._go_on()

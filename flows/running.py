@@ -117,9 +117,13 @@ def end_group(pid: int, number: signal.Signals) -> None:
 def hold(checkout: Checkout, doing: str = "run") -> Iterator[None]:
     """Be the one run in this checkout; a `DataError` says who is, if another one is alive.
 
-    Who only looks, or mends before it looks, is done in a moment and waited for.
+    Who only looks, or mends before it looks, is done in a moment and waited for. A workspace that
+    `stillhouse gc` removed meanwhile is left gone.
     """
     with _locked(checkout) as lock:
+        workspace = checkout.root.parent == checkout.home / "runs"
+        if workspace and doing != MENDING and _removed(checkout):
+            raise DataError(f"{checkout.root}: `stillhouse gc` has just removed it; run again")
         lock.truncate(0)
         since = datetime.now(UTC).isoformat()
         lock.write(json.dumps({"pid": os.getpid(), "since": since, "doing": doing}))
@@ -148,6 +152,17 @@ def _locked(checkout: Checkout) -> TextIO:
                     "wait for it, or stop it with Ctrl-C where it runs"
                 ) from None
         time.sleep(0.02)
+
+
+def _removed(checkout: Checkout) -> bool:
+    """Whether nothing but the lock, made anew, is left of a workspace; then that goes too."""
+    if (checkout.root / ".git").exists():
+        return False
+    with suppress(OSError):  # more is left
+        (checkout.own / "run.lock").unlink()
+        checkout.own.rmdir()
+        checkout.root.rmdir()
+    return True
 
 
 def busy(checkout: Checkout) -> str | None:

@@ -26,7 +26,7 @@ from flows import repository
 from flows.running import MARK, busy, end, forget, hold, orphans, record_path, write_record
 from flows.server import announce, database, start_whole, withdraw
 from flows.state import Checkout
-from flows.stopping import STOPPING
+from flows.stopping import first_heard
 from flows.workspace import pinned
 from tasks.core.errors import DataError, ParamsError
 
@@ -150,17 +150,8 @@ def check_cron(cron: str) -> None:
 def stopped() -> Iterator[threading.Event]:
     """An event that a signal to stop sets; a second one ends this process at once."""
     stop = threading.Event()
-
-    def ask(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    former = {number: signal.signal(number, ask) for number in STOPPING}
-    try:
+    with first_heard(stop.set, signal.SIG_DFL):
         yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ Prefect would start one itself, when its first flow begins; starting it here let
 takes pass while data are taken and DVC is asked. Its process group is its own, so that Ctrl-C in a
 terminal reaches the run first and the run can still say how it ended. Two servers never work on
 one database: whoever needs one shares a lock, and a schedule's server comes and goes only when
-nobody does; while it stands, every run works through it.
+nobody does; while it stands, every run works through it. What a dead schedule left is ended by the
+next command, whoever works through it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,7 +30,7 @@ import psutil
 from pydantic import ValidationError
 
 from flows.running import GRACE, MARK, end_group, forget, lives, record_path, write_record
-from flows.state import Checkout
+from flows.state import Checkout, Interrupted
 from tasks.core.errors import DataError
 from tasks.core.files import write_json
 from tasks.core.params import Section
@@ -132,10 +134,12 @@ class Standing(Section):
     create_time: float  # tells the process from a later one of the same number
 
 
-def standing(checkout: Checkout) -> str | None:
+def standing(checkout: Checkout, stop: threading.Event | None = None) -> str | None:
     """URL of the schedule's server; None, and no file, where it is gone. One that is alive may be
-    slow on a busy machine: it is waited for, since no second one may work on its database."""
+    slow on a busy machine: it is waited for, since no second one may work on its database. Raises
+    `Interrupted` if `stop` is set meanwhile."""
     path, deadline = _announcement(checkout), time.monotonic() + SLOW
+    stop = stop or threading.Event()
     try:
         said = Standing.model_validate_json(path.read_text())
         process = psutil.Process(said.pid)
@@ -147,7 +151,8 @@ def standing(checkout: Checkout) -> str | None:
                     f"{path}: the schedule's server (process {said.pid}) does not answer; "
                     "stop the schedule with Ctrl-C where it runs, or end that process"
                 )
-            time.sleep(0.1)
+            if stop.wait(0.1):
+                raise Interrupted("interrupted while waiting for the schedule's server")
     except FileNotFoundError:
         return None
     except (ValidationError, UnicodeDecodeError, psutil.Error):
@@ -206,12 +211,12 @@ class Standby:
             self._begun.stop()
         self._shared.close()
 
-    def begin(self) -> None:
-        """Start the server, if there is none; returns at once."""
+    def begin(self, stop: threading.Event | None = None) -> None:
+        """Start the server, if there is none; returns at once. See `standing`."""
         if self._url is not None or self.checkout.servers.prefect is not None:
             return
         self._shared.enter_context(database(self.checkout, alone=False, busy=lambda: None))
-        self._url = standing(self.checkout)
+        self._url = standing(self.checkout, stop)
         if self._url is None:
             self._begun = start(self.checkout)
             self._url = self._begun.url

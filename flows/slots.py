@@ -15,7 +15,7 @@ import tempfile
 import threading
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,8 @@ def slots(
     if `stop` is set while waiting.
     """
     place = folder or default_folder()
-    place.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        place.mkdir(mode=0o700)
     _own(place)
     paths = [place / f"slot-{i}" for i in range(count or cores())]
     held: list[int] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -42,38 +42,38 @@ def in_thread(work: Callable[[], T], runner: Runner) -> T:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Whatever asks the block to end (a closed terminal, say) ends it as Ctrl-C does, once: what it
-    then tidies up is not cut short. What is ignored already, as under nohup, stays so."""
-    heard = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
+    then tidies up is not cut short."""
 
-    def interrupt(_: int, __: object) -> None:
-        for number in heard:
-            signal.signal(number, signal.SIG_IGN)
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with _handled(heard, interrupt):
+    with first_heard(interrupt, signal.SIG_IGN):
         yield
 
 
 @contextmanager
 def stoppable(runner: Runner) -> Iterator[None]:
     """The first signal to stop ends the run in order; a second one ends it at once."""
-
-    def stop(number: int, _: object) -> None:
-        runner.stopping.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    with _handled(STOPPING, stop):
+    with first_heard(runner.stopping.set, signal.SIG_DFL):
         yield
 
 
 @contextmanager
-def _handled(
-    numbers: Sequence[signal.Signals], handler: Callable[[int, object], None]
-) -> Iterator[None]:
-    """For the length of the block, `handler` hears these signals."""
-    former = {number: signal.signal(number, handler) for number in numbers}
+def first_heard(handler: Callable[[], None], then: signal.Handlers) -> Iterator[None]:
+    """For the length of the block, the first signal to stop calls `handler`, and `then` becomes of
+    any other. What is ignored already, as under nohup, stays so."""
+    former = {number: signal.getsignal(number) for number in STOPPING}
+    heard = [number for number, before in former.items() if before is not signal.SIG_IGN]
+
+    def first(_: int, __: object) -> None:
+        for number in heard:
+            signal.signal(number, then)
+        handler()
+
+    for number in heard:
+        signal.signal(number, first)
     try:
         yield
     finally:
-        for number, before in former.items():
-            signal.signal(number, before)
+        for number in heard:
+            signal.signal(number, former[number])

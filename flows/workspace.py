@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,9 +65,6 @@ def prepare(checkout: Checkout, name: str, params: str | None, commit: str = "HE
         _git(checkout.root, "worktree", "prune")
         _git(checkout.root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), head)
     with hold(Checkout(folder, checkout.home, checkout.servers)):
-        if not (folder / ".git").exists():  # freed just now; git would act on the checkout above
-            shutil.rmtree(folder)
-            raise DataError(f"{folder}: `stillhouse gc` has just removed it; run again")
         _git(folder, "checkout", "--quiet", "--force", "--detach", head)
         write_text(folder / ".stillhouse" / "home", f"{checkout.home}\n")
         store = cache(checkout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,6 +107,14 @@ def pipeline(
         (folder / ".stillhouse" / "said.txt").write_text(done.stdout)
         note.write(str(folder))
         return folder
+
+
+def pytest_configure() -> None:
+    """What the tests start hears every signal, even where they are started as in `nohup make test
+    &`, which ignores two: that is inherited, a handler is not."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

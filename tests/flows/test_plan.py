@@ -310,10 +310,8 @@ def own_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 COMPARING = """
-import flows.comparison as c, flows.params, flows.slots, pathlib, signal, sys
+import flows.comparison as c, flows.params, flows.slots, pathlib, sys
 from flows.state import find_checkout
-signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup pytest &` has them ignored
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 lines = c._lines
 c._require_teacher = flows.params.check_params = lambda _: None
 c._lines = lambda checkout, _: lines(checkout, ["-c", sys.argv[2]])

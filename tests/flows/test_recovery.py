@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,37 @@ def test_outs_that_a_bare_dvc_repro_is_making_are_left_to_it(tiny: Any, until: A
     assert recover(tiny.checkout) == ["checked out out/right.txt again"]
 
 
+def test_what_a_bare_dvc_repro_writes_is_not_taken_for_what_a_killed_run_wrote(
+    tiny: Any, until: Any
+) -> None:
+    write_record(tiny.checkout, "left", 0, ("out/left.txt",))
+    tiny.change("left", value=2, wait="go")
+    (tiny.root / "began-left").unlink()
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "left"]
+    with subprocess.Popen(command, cwd=tiny.root, stdout=subprocess.DEVNULL) as repro:
+        until((tiny.root / "began-left").exists)
+        half = (tiny.out("left"), tiny.out("left").with_name(".left.txt.x1y2"))
+        for path in half:
+            path.write_text("half")
+
+        assert recover(tiny.checkout) == []
+
+        assert [path.read_text() for path in half] == ["half", "half"]
+        (tiny.root / "go").touch()
+    assert repro.returncode == 0
+    recover(tiny.checkout)
+    assert records(tiny.checkout) == []
+    assert tiny.out("left").read_text() == "2"
+    assert not half[1].exists()
+
+
+def test_without_a_lock_file_no_outs_are_locked(tiny: Any) -> None:
+    keep_lock(tiny.checkout)
+    (tiny.root / "dvc.lock").unlink()
+
+    assert locked_outs(tiny.root, "left") == []
+
+
 def test_outs_of_a_lock_that_dvc_is_writing_are_those_of_our_copy(tiny: Any) -> None:
     keep_lock(tiny.checkout)
     lock = tiny.root / "dvc.lock"
@@ -113,6 +145,14 @@ def test_a_second_run_says_who_is_first(tiny: Any) -> None:
         pass
 
     assert busy(tiny.checkout) is None
+
+
+def test_a_workspace_that_gc_removed_while_it_was_waited_for_stays_gone(tiny: Any) -> None:
+    place = replace(tiny.checkout, root=tiny.root / "runs" / "gone")
+    with pytest.raises(DataError, match="gone: `stillhouse gc` has just removed it"), hold(place):
+        pass
+
+    assert not place.root.exists()
 
 
 def test_a_process_with_a_recorded_number_but_without_the_mark_is_spared(tiny: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import urllib.request
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from flows.server import (
     start,
     withdraw,
 )
-from flows.state import Servers
+from flows.state import Interrupted, Servers
 from tasks.core.errors import DataError
 from tasks.core.files import write_json
 
@@ -106,6 +107,18 @@ def test_a_schedules_server_that_is_slow_is_waited_for_and_not_forgotten(
     with pytest.raises(DataError, match="does not answer; stop the schedule"):
         standing(tiny.checkout)
     assert (tiny.checkout.state / "prefect-server.json").exists()
+
+
+def test_who_waits_for_a_slow_server_can_be_stopped(
+    tiny: Any, prefect_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduled(tiny, prefect_url)
+    monkeypatch.setattr("flows.server.answers", lambda _: False)
+    stop = threading.Event()
+    stop.set()
+
+    with Standby(tiny.checkout) as standby, pytest.raises(Interrupted):
+        standby.begin(stop)
 
 
 def test_no_page_of_somebody_else_may_ask_a_runs_server(tiny: Any) -> None:

@@ -172,11 +172,15 @@ def test_a_slot_that_is_taken_is_as_new_to_whoever_tidies_old_files(tmp_path: Pa
         assert slot.stat().st_mtime > 0
 
 
-@pytest.mark.parametrize("spoilt", ["link", "open to all"])
+@pytest.mark.parametrize("spoilt", ["link", "link to nothing", "file", "open to all"])
 def test_slots_that_somebody_else_may_have_planted_are_refused(tmp_path: Path, spoilt: str) -> None:
     place = tmp_path / "slots"
     if spoilt == "link":
         place.symlink_to(tmp_path)
+    elif spoilt == "link to nothing":
+        place.symlink_to(tmp_path / "nothing")
+    elif spoilt == "file":
+        place.touch()
     else:
         place.mkdir()
         place.chmod(0o777)
