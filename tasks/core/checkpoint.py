@@ -25,7 +25,15 @@ from torch.optim import Optimizer
 
 from tasks.core.averaging import Average
 from tasks.core.errors import DataError
-from tasks.core.files import canonical, digest, read_json, sha256, write_bytes, write_json
+from tasks.core.files import (
+    canonical,
+    digest,
+    first_sha256,
+    read_json,
+    sha256,
+    write_bytes,
+    write_json,
+)
 from tasks.core.params import Section
 
 CHECKPOINTS = Path("checkpoints")  # one folder per training, in the checkout
@@ -88,14 +96,14 @@ def training_key(
 
 def code() -> Iterator[str]:
     """SHA-256 of each of our modules that this process has imported, and of the one that it runs,
-    which `python -m` calls `__main__`."""
+    which `python -m` calls `__main__`, as they were when it first asked."""
     found = dict(sys.modules)
     started = found.pop("__main__")
     if started.__spec__ is not None:
         found[started.__spec__.name] = started
     for name, module in sorted(found.items()):
         if name.startswith("tasks.") and module.__file__:
-            yield f"{name} {sha256(Path(module.__file__))}"
+            yield f"{name} {first_sha256(Path(module.__file__))}"
 
 
 def write_checkpoint(folder: Path, key: str, state: State) -> None:

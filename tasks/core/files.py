@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,12 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of one file, read in blocks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def first_sha256(path: Path) -> str:
+    """Of code: as it was when this process first asked, which is what runs, whatever is edited."""
+    return sha256(path)
 
 
 def tree_sha256(folder: Path) -> dict[str, str]:

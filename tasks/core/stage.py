@@ -1,7 +1,7 @@
 """How `python -m tasks.STAGE` starts and ends: one line for an error, and the exit code it means.
 
 DVC notes code and parameters as they are when a stage ends. So that it notes none of what nobody
-ran, a stage whose own have changed meanwhile fails.
+ran, a stage whose own have changed since its modules were loaded fails.
 
 DVC turns an exit code of 2 into 255 and may hide the text, so the outcome is also written to the
 file that `STILLHOUSE_OUTCOME` names, where the flow reads it.
@@ -13,13 +13,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import DataError, StillhouseError, of_system
-from tasks.core.files import sha256, write_json
-from tasks.core.params import PARAMS, parse, read
+from tasks.core.files import first_sha256, sha256, write_json
+from tasks.core.params import PARAMS, read
 
 DAG = Path("dvc.yaml")
 CODE = Path(__file__).parents[1]  # tasks/
@@ -30,9 +31,9 @@ def main(stage: Callable[[list[str]], None]) -> None:
     code, message = 0, ""
     try:
         name, arguments = _stage(), sys.argv[1:]
-        before = _written(name, arguments)
+        before = _written(name, arguments, first_sha256)
         stage(arguments)
-        _unchanged(before, _written(name, arguments))
+        _unchanged(before, _written(name, arguments, sha256))
     except StillhouseError as error:
         code, message = error.exit_code, str(error)
     except KeyboardInterrupt:
@@ -71,15 +72,17 @@ def _stage() -> str:
     return package.removeprefix("tasks.") if file == "__main__" else ""
 
 
-def _written(name: str, arguments: list[str]) -> Written:
-    dag = parse(DAG.read_text(), str(DAG)) if name and DAG.is_file() else {}
+def _written(name: str, arguments: list[str], digest: Callable[[Path], str]) -> Written:
+    dag = read(DAG) if name and DAG.is_file() else {}
     stage = _inside(dag, f"stages.{name}") or {}
-    listed = [_filled(key, arguments) for key in stage.get("do", stage).get("params", [])]
+    asked = stage.get("do", stage).get("params", [])
+    listed = [_filled(key, arguments) for key in asked if isinstance(key, str)]
     params = read() if listed and PARAMS.is_file() else {}
-    files = CODE.rglob("*.py") if listed else ()
-    return Written(
-        {key: _inside(params, key) for key in listed}, {str(path): sha256(path) for path in files}
-    )
+    code = {}
+    for path in CODE.rglob("*.py") if listed else ():
+        with suppress(FileNotFoundError):  # an editor's dangling link, or just removed
+            code[str(path)] = digest(path)
+    return Written({key: _inside(params, key) for key in listed}, code)
 
 
 def _filled(key: str, arguments: list[str]) -> str:
@@ -98,7 +101,9 @@ def _filled(key: str, arguments: list[str]) -> str:
 def _unchanged(before: Written, after: Written) -> None:
     """A `DataError` if a parameter, or code that this process has loaded, is not as it was."""
     changed = [
-        f"{PARAMS}: {key}" for key in before.params if after.params[key] != before.params[key]
+        f"{PARAMS}: {key}"
+        for key, value in before.params.items()
+        if key not in after.params or after.params[key] != value
     ]
     loaded = {module.__file__ for n, module in list(sys.modules.items()) if n.startswith("tasks.")}
     loaded.add(getattr(sys.modules["__main__"], "__file__", None))

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 from tasks.core.bank import INFO
 from tasks.core.checkpoint import CHECKPOINTS, remove_checkpoint
 from tasks.core.errors import DataError, ParamsError
-from tasks.core.files import digest, read_json, sha256, write_bytes, write_json
+from tasks.core.files import digest, first_sha256, read_json, write_bytes, write_json
 from tasks.core.models import MODELS, Architecture, ModelSpec, read_spec
 from tasks.core.params import read, section
 from tasks.core.seeds import deterministic
@@ -232,7 +232,9 @@ def _code() -> dict[str, str]:
     """SHA-256 of every module that may take part in a training: another code, other weights."""
     root = Path(__file__).parents[1]
     found = [p for part in ("core", "modalities", "distill") for p in (root / part).rglob("*.py")]
-    return {p.relative_to(root).as_posix(): sha256(p) for p in sorted(found) if p.name not in OWN}
+    return {
+        p.relative_to(root).as_posix(): first_sha256(p) for p in sorted(found) if p.name not in OWN
+    }
 
 
 if __name__ == "__main__":

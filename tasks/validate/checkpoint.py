@@ -133,7 +133,8 @@ def _observed(found: Mapping[str, Any], column: str) -> str:
     """What was seen, in few words: a number, or how many lines are unexpected, and which."""
     if "observed_value" in found:
         return _number(found["observed_value"])
-    count, total = found.get("unexpected_count", 0), found.get("element_count", 0)
+    count = found.get("unexpected_count", 0)
+    total = found.get("element_count", 0) - (found.get("missing_count") or 0)
     if not count:
         return f"0 of {total}"
     lines = (found.get("partial_unexpected_index_list") or [])[:EXAMPLES]

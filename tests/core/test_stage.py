@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 
 from tasks.core import stage
+from tasks.core.checkpoint import code
+from tasks.core.files import sha256
 
 ROOT = Path(__file__).parents[2]
 BEFORE = "threads: 1\nstress: {seed: 0, slices: {margin: 0.2}, fidelity: {agreement: 0.9}}\n"
@@ -46,6 +48,7 @@ def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("params.yaml", BEFORE.replace("0.2", "0.1"), "params.yaml: stress.slices"),
         ("params.yaml", BEFORE.replace("threads: 1", "threads: 2"), "params.yaml: threads"),
         ("made.py", "A = 20\n", "made.py"),
+        ("dvc.yaml", DAG.replace("threads, ", ""), "params.yaml: threads"),
     ],
 )
 def test_what_changes_while_a_stage_runs_fails_it(
@@ -79,6 +82,27 @@ def test_what_is_not_of_the_stage_may_change_and_what_is_may_be_written_again(
     stage.main(run)
 
     assert not outcome.exists()
+
+
+def test_a_link_that_an_editor_leaves_beside_a_module_is_none(outcome: Path) -> None:
+    outcome.with_name(".#made.py").symlink_to("somebody@host.1:1")
+    stage.main(lambda _: None)
+
+    assert not outcome.exists()
+
+
+def test_a_checkpoint_is_keyed_by_the_code_that_the_stage_began_with(outcome: Path) -> None:
+    keys: list[list[str]] = []
+
+    def run(_: list[str]) -> None:
+        for content in ("A = 2\n", "A = 1\n"):
+            Path("made.py").write_text(content)
+            keys.append([line for line in code() if line.startswith("tasks.made ")])
+
+    stage.main(run)
+
+    assert not outcome.exists()
+    assert keys[0] == keys[1] == [f"tasks.made {sha256(Path('made.py'))}"]
 
 
 def test_a_stage_knows_itself_by_how_it_was_started() -> None:

@@ -228,6 +228,12 @@ def test_the_share_of_label_issues_is_of_the_rows_that_were_judged(blobs, judge)
     assert validation.report["label_issues"]["checked"] == 30
     assert validation.report["label_issues"]["set_aside"] == 0
     assert ("train", "label_issues") in _failed(validation, "warning")
+    (told,) = (
+        one
+        for one in validation.report["expectations"]
+        if (one["split"], one["name"]) == ("train", "label_issues")
+    )
+    assert told["observed"].startswith("3 of 30: ")
 
 
 def test_an_expectation_that_could_not_be_computed_is_met_by_no_split() -> None:

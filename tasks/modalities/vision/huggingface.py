@@ -82,7 +82,7 @@ class HuggingFaceNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.size is not None and self.size != x.shape[2:]:
             x = F.interpolate(x, self.size, mode=self.resampling, antialias=True)
-            x = x.clamp(*self.limits)  # as PIL does: bicubic goes beyond what it is given
+            x = x.clamp(*self.limits)  # bicubic goes beyond what it is given; PIL clips, too
         x = (x * self.factor).expand(-1, self.channels, -1, -1)  # grey: the same in each channel
         logits: Tensor = self.model(pixel_values=(x - self.mean) / self.std).logits
         return logits
